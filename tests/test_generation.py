@@ -99,7 +99,11 @@ def test_a_feature_that_never_fires_is_not_ablated(random):
         random.model,
         random.base_model,
         type(random.crosscoder)(
-            random.crosscoder.W_enc, random.crosscoder.b_enc, threshold, random.crosscoder.W_dec, random.crosscoder.b_dec
+            random.crosscoder.W_enc,
+            random.crosscoder.b_enc,
+            threshold,
+            random.crosscoder.W_dec,
+            random.crosscoder.b_dec,
         ),
         random.tokenizer,
     )

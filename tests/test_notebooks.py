@@ -1,0 +1,37 @@
+"""The notebooks run with other parameters than their own."""
+
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+PARAMETERS = {
+    "01_setup": {"n_prompts": 5, "max_new_tokens": 60},
+    "02_feature_discovery": {"n_texts": 60, "n_candidates": 2},
+    "05_sweeps": {
+        "n_prompts": 3,
+        "max_new_tokens": 40,
+        "single_layer_scales": [2],
+        "many_layers_scales": [0.5],
+        "learning_rates": [0.02],
+    },
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_with_other_parameters(name, tmp_path):
+    given = PARAMETERS[name] | ({"output_dir": str(tmp_path)} if name != "01_setup" else {})
+    output = tmp_path / "out.ipynb"
+    papermill.execute_notebook(NOTEBOOKS / f"{name}.ipynb", output, parameters=given, progress_bar=False)
+    ran = nbformat.read(output, as_version=4)
+    assert any("injected-parameters" in cell.metadata.get("tags", []) for cell in ran.cells)
+    assert all(cell.execution_count for cell in ran.cells if cell.cell_type == "code")
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_committed_as_they_should_be(path):
+    code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    assert code[0].metadata.tags == ["parameters"]
+    assert not any(c.outputs or c.execution_count for c in code)

@@ -1,0 +1,55 @@
+"""Text is escaped everywhere; figures hold what they were given."""
+
+import pandas as pd
+
+from crosscoder_utils import Clamp, ManyLayers, Perturbation, SingleLayer
+from crosscoder_utils.plots import bars_by_point, setting_name, side_by_side, sweep_curves, texts_table, token_strip
+
+EVIL = "<script>alert(1)</script> $x^2$"
+
+
+def test_token_strips_escape():
+    shown = token_strip([EVIL, "\n", "b"], [1.0, 0.0, 0.5], title=EVIL).data
+    assert "<script>" not in shown and shown.count("&lt;script&gt;") == 2
+    assert 'title="1.000"' in shown and 'title="0.500"' in shown
+
+
+def test_tables_escape():
+    shown = texts_table(pd.DataFrame({"completion": [EVIL]})).data
+    assert "<script>" not in shown and "$" not in shown and "&#36;x^2" in shown
+
+
+def test_setting_names():
+    assert setting_name(SingleLayer(1, 2.0)) == "single layer, point 1, scale 2"
+    assert setting_name(ManyLayers(0.5)) == "many layers, scale 0.5"
+    clamp = Clamp(3, 6.0, Perturbation(0.02))
+    assert setting_name(clamp.method, clamp) == "perturbation, value 6, lr 0.02, steps 15"
+
+
+def test_side_by_side_shows_the_best_setting_of_each_method_and_point():
+    table = pd.DataFrame(
+        {
+            "setting": ["a", "b", "c"] * 2,
+            "method": ["single layer", "single layer", "many layers"] * 2,
+            "point": [1.0, 1.0, None] * 2,
+            "prompt_index": [0, 0, 0, 1, 1, 1],
+            "cross_entropy": [3.0, 1.0, 9.0, 0.1, 1.0, 9.0],
+            "completion": ["A0", "B0", "C0", "A1", "B1", "C1"],
+            "activation_before": 1.0,
+            "activation_after": 0.0,
+            "others_change_relative": 0.1,
+        }
+    )
+    shown = side_by_side(table).data
+    assert "B0" in shown and "C0" in shown
+    assert not any(other in shown for other in ("A0", "A1", "B1", "C1"))
+
+
+def test_sweep_curves_have_errors_and_reference_lines():
+    summary = pd.DataFrame(
+        {"point": [0, 0, 1, 1], "scale": [1, 2, 1, 2], "mean": [3.0, 2, 4, 5], "standard_error": [0.1, 0.2, 0.3, 0.4]}
+    )
+    figure = sweep_curves(summary, "scale", "point", "scale", {"untouched": 10.0})
+    assert [list(t.y) for t in figure.data] == [[3.0, 2], [4, 5], [10.0, 10.0]]
+    assert list(figure.data[1].error_y.array) == [0.3, 0.4]
+    assert bars_by_point([1.0, 2.0], "t", "y").data[0].x == ("embedding", "after block 1")
