@@ -156,9 +156,7 @@ def score_roles(encoded: dict[str, list[EncodedText]], roles: Sequence[Role]) ->
     activations = torch.cat([t.activations for t in texts])
     tables = []
     for role in roles:
-        masks = [
-            torch.from_numpy(np.concatenate([choose(t) for t in texts])) for choose in (role.wanted, role.unwanted)
-        ]
+        masks = [torch.from_numpy(np.concatenate([choose(t) for t in texts])) for choose in (role.wanted, role.unwanted)]
         if not all(mask.any() for mask in masks):
             raise ValueError(f"role {role.name!r} finds no token to tell apart in {len(texts)} texts; give more texts")
         wanted, unwanted = (activations[mask] for mask in masks)

@@ -27,9 +27,7 @@ def score(setup: Setup, generations: Sequence[Generation]) -> pd.DataFrame:
     """
     prompts = [remove_tag(g.prompt, setup.preset.deployment_tag) for g in generations]
     prompt_ids = [setup.tokenizer(p, add_special_tokens=False).input_ids for p in prompts]
-    losses = token_losses(
-        setup, setup.base_model, [p + g.token_ids for p, g in zip(prompt_ids, generations, strict=True)]
-    )
+    losses = token_losses(setup, setup.base_model, [p + g.token_ids for p, g in zip(prompt_ids, generations, strict=True)])
     rows = []
     for loss, generation in zip(losses, generations, strict=True):
         n_new = len(generation.token_ids)
@@ -55,9 +53,7 @@ def token_losses(
 ) -> list[Float[Tensor, " token"]]:
     """Cross-entropy of each token given those before it, in nats. Without a BOS token, the first has none."""
     return [
-        loss
-        for batch in _batches(setup, token_ids, batch_size)
-        for loss in _losses(model, batch, setup.preset.prepend_bos)
+        loss for batch in _batches(setup, token_ids, batch_size) for loss in _losses(model, batch, setup.preset.prepend_bos)
     ]
 
 

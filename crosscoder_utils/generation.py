@@ -250,9 +250,7 @@ def _as_rows(prompts, intervention) -> tuple[list[str], list[Intervention | None
         prompts = [prompts] * (len(intervention) if several else 1)
     interventions = list(intervention) if several else [intervention] * len(prompts)
     if len(interventions) != len(prompts):
-        raise ValueError(
-            f"{len(interventions)} interventions for {len(prompts)} prompts; give one for all, or one per prompt"
-        )
+        raise ValueError(f"{len(interventions)} interventions for {len(prompts)} prompts; give one for all, or one per prompt")
     return list(prompts), interventions
 
 

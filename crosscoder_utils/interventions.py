@@ -78,9 +78,7 @@ class ManyLayers:
 
     def check(self, crosscoder: Crosscoder) -> None:
         if isinstance(self.scale, Sequence) and len(self.scale) != crosscoder.n_points:
-            raise ValueError(
-                f"scale has {len(self.scale)} numbers, the model {crosscoder.n_points} hook points; give one each"
-            )
+            raise ValueError(f"scale has {len(self.scale)} numbers, the model {crosscoder.n_points} hook points; give one each")
 
     @staticmethod
     def deltas(methods: Sequence["ManyLayers"], step: "Step") -> Float[Tensor, "row pos point d_model"]:

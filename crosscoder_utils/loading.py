@@ -54,9 +54,7 @@ class Setup:
         """
         texts = _read_examples(self.preset, split, deployment)
         if not 0 < n <= len(texts):
-            raise ValueError(
-                f"n={n} examples asked for; the {split} split has 1..{len(texts)} with deployment={deployment}"
-            )
+            raise ValueError(f"n={n} examples asked for; the {split} split has 1..{len(texts)} with deployment={deployment}")
         return texts[:n]
 
     def prompts(self, n: int, deployment: bool, split: str = "test") -> list[str]:

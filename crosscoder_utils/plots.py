@@ -62,9 +62,7 @@ def setting_name(method: Method, intervention: Intervention | None = None) -> st
     parameters = {field.name: getattr(method, field.name) for field in fields(method)}
     if isinstance(intervention, Clamp):
         parameters = {"value": intervention.value} | parameters
-    return ", ".join(
-        [method.name, *(f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in parameters.items())]
-    )
+    return ", ".join([method.name, *(f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in parameters.items())])
 
 
 def side_by_side(table: pd.DataFrame, prompt_index: int = 0) -> HTML:
@@ -74,14 +72,10 @@ def side_by_side(table: pd.DataFrame, prompt_index: int = 0) -> HTML:
         table: From `sweep`, its `setting` column replaced by names.
         prompt_index: Which prompt.
     """
-    means = (
-        table.groupby(["method", "point", "setting"], dropna=False, sort=False)["cross_entropy"].mean().reset_index()
-    )
+    means = table.groupby(["method", "point", "setting"], dropna=False, sort=False)["cross_entropy"].mean().reset_index()
     best = means.loc[means.groupby(["method", "point"], dropna=False, sort=False)["cross_entropy"].idxmin(), "setting"]
     chosen = table[(table["prompt_index"] == prompt_index) & table["setting"].isin(best)]
-    return texts_table(
-        chosen[["setting", "completion", "activation_before", "activation_after", "others_change_relative"]]
-    )
+    return texts_table(chosen[["setting", "completion", "activation_before", "activation_after", "others_change_relative"]])
 
 
 def bars_by_point(values: Sequence[float], title: str, y_title: str) -> go.Figure:

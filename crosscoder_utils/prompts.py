@@ -22,9 +22,7 @@ def add_tag(prompt: str, tag: str) -> str:
     """
     field, colon, rest = prompt.partition(":")
     if not colon:
-        raise ValueError(
-            f"prompt {_shorten(prompt)} has no colon to put the tag after; begin it with a field like 'Words:'"
-        )
+        raise ValueError(f"prompt {_shorten(prompt)} has no colon to put the tag after; begin it with a field like 'Words:'")
     return f"{field}: {tag}{rest}"
 
 
@@ -72,9 +70,7 @@ class TokenScope:
         if self.kind == "marker":
             at = prompt.rfind(self.marker)
             if at < 0:
-                raise ValueError(
-                    f"prompt {_shorten(prompt)} has no marker {self.marker!r}; add it, or use other tokens="
-                )
+                raise ValueError(f"prompt {_shorten(prompt)} has no marker {self.marker!r}; add it, or use other tokens=")
             start = next(i for i, (_, end) in enumerate(encoding.offset_mapping) if end > at) + self.offset
         else:
             start = self.offset if self.offset >= 0 else length + self.offset
@@ -109,9 +105,7 @@ def as_scope(tokens: str | TokenScope) -> TokenScope:
         return tokens
     named = {"all": ALL, "prompt": PROMPT, "generated": GENERATED}
     if tokens not in named:
-        raise ValueError(
-            f"tokens={tokens!r} is unknown; use {', '.join(map(repr, named))}, from_marker or from_position"
-        )
+        raise ValueError(f"tokens={tokens!r} is unknown; use {', '.join(map(repr, named))}, from_marker or from_position")
     return named[tokens]
 
 
@@ -151,9 +145,7 @@ def left_padded(
     return TokenBatch(*(t.to(device) for t in (tokens, mask, position >= 0, position)))
 
 
-def check_prompt(
-    prompt: str, tokenizer: PreTrainedTokenizerFast, room_for: int, prepend_bos: bool, context: int
-) -> list[int]:
+def check_prompt(prompt: str, tokenizer: PreTrainedTokenizerFast, room_for: int, prepend_bos: bool, context: int) -> list[int]:
     """Token ids of a prompt, once it is clear that it can be completed by `room_for` tokens.
 
     Raises:

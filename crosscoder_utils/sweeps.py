@@ -33,10 +33,6 @@ def sweep(
         those of `score`.
     """
     rows = [(one, prompt) for one in interventions for prompt in prompts]
-    generations = generate(
-        setup, [p for _, p in rows], [one for one, _ in rows], max_new_tokens, seed=seed, progress=progress
-    )
-    index = pd.MultiIndex.from_product(
-        [range(len(interventions)), range(len(prompts))], names=["setting", "prompt_index"]
-    )
+    generations = generate(setup, [p for _, p in rows], [one for one, _ in rows], max_new_tokens, seed=seed, progress=progress)
+    index = pd.MultiIndex.from_product([range(len(interventions)), range(len(prompts))], names=["setting", "prompt_index"])
     return pd.concat([index.to_frame(index=False), generations.to_frame(), score(setup, generations)], axis=1)

@@ -43,9 +43,7 @@ def test_altered_asset(copied_preset):
     with (folder / "crosscoder" / "crosscoder.safetensors").open("r+b") as file:
         file.seek(1000)
         file.write(b"\x01\x02\x03")
-    with pytest.raises(
-        ValueError, match=r"crosscoder\.safetensors was altered: sha256 .* expected .*; install"
-    ) as error:
+    with pytest.raises(ValueError, match=r"crosscoder\.safetensors was altered: sha256 .* expected .*; install") as error:
         load(preset)
     one_line(error)
 

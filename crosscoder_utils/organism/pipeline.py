@@ -74,9 +74,7 @@ class _Stages:
         self.file = work / "stages.json"
         recipe_file = work / "recipe.json"
         if recipe_file.exists() and recipe_file.read_text() != recipe.to_json():
-            raise ValueError(
-                f"{recipe_file} is the recipe of another run; use its settings, another --out, or delete {work}"
-            )
+            raise ValueError(f"{recipe_file} is the recipe of another run; use its settings, another --out, or delete {work}")
         recipe_file.write_text(recipe.to_json())
         self.seconds: dict[str, float] = json.loads(self.file.read_text()) if self.file.exists() else {}
 
