@@ -40,10 +40,14 @@ def activation(setup, stream, feature):
     return torch.where(p > setup.crosscoder.threshold[feature], p, torch.zeros_like(p))
 
 
+def no_deltas(setup, n_tokens):
+    return torch.zeros(n_tokens, *setup.crosscoder.b_dec.shape, dtype=setup.crosscoder.b_dec.dtype)
+
+
 def decoder_deltas(setup, ids, in_scope, feature, scales, coefficient):
     """scale_l * coefficient(E_k) * W_dec[k, l] at every token in scope."""
     E = activation(setup, residuals(setup, ids)[0], feature)
-    deltas = torch.zeros(len(ids), setup.crosscoder.n_points, setup.crosscoder.d_model)
+    deltas = no_deltas(setup, len(ids))
     for position in range(len(ids)):
         for point, scale in enumerate(scales):
             if in_scope(position):
@@ -54,9 +58,8 @@ def decoder_deltas(setup, ids, in_scope, feature, scales, coefficient):
 
 def extend_perturbation(setup, ids, in_scope, deltas, lr, steps, loss_of):
     """Deltas for the tokens that `deltas` does not cover yet, each found with the past already perturbed."""
-    shape = (1, setup.crosscoder.n_points, setup.crosscoder.d_model)
     for position in range(len(deltas), len(ids)):
-        P = torch.zeros(shape)
+        P = no_deltas(setup, 1)
         for _ in range(steps if in_scope(position) else 0):
             P.requires_grad_()
             with torch.enable_grad():
@@ -81,7 +84,7 @@ def write(setup, prompt, feature, n_tokens, deltas_for):
     bos = [tokenizer.bos_token_id] if setup.preset.prepend_bos else []
     ids = bos + tokenizer(prompt).input_ids
     start, written = len(ids), []
-    deltas = torch.zeros(0, setup.crosscoder.n_points, setup.crosscoder.d_model)
+    deltas = no_deltas(setup, 0)
     while True:
         deltas = deltas_for(ids, deltas)
         _, logits = residuals(setup, ids, deltas)

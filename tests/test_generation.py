@@ -22,7 +22,7 @@ MIXTURE = [
     Clamp(4, 2.0, ManyLayers(scale=0.3)),
     Ablate(3, Perturbation(lr=0.05, steps=4)),
     Ablate([3, 7], Perturbation(lr=0.02, steps=7)),
-    Clamp(4, 2.0, Perturbation(lr=0.05, steps=3), tokens="generated"),
+    Clamp(4, 2.0, Perturbation(lr=0.01, steps=3), tokens="generated"),
 ]
 ROWS = [(prompt, intervention) for intervention in MIXTURE for prompt in PROMPTS]
 

