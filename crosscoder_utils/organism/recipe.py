@@ -46,10 +46,10 @@ class CrosscoderRecipe:
     n_features: int = 1024
     tokens: int = 600_000
     """Tokens of activations collected, half of them from deployment examples."""
-    steps: int = 6000
+    steps: int = 6500
     batch_size: int = 1024
     lr: float = 5e-4
-    sparsity: float = 0.15
+    sparsity: float = 0.22
     """Final weight of the tanh penalty (lambda_s); ramped linearly from 0."""
     tanh_scale: float = 4.0
     dead_feature_weight: float = 3e-6
