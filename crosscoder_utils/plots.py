@@ -53,7 +53,9 @@ def token_strips(strips: Sequence[tuple[str, Sequence[str], Sequence[float]]]) -
 
 def texts_table(frame: pd.DataFrame) -> HTML:
     """A table whose text cells wrap; all text is escaped, dollar signs too, so that no formula is made of them."""
-    table = frame.to_html(index=False, escape=True, float_format=lambda v: f"{v:.3g}", border=0, classes="texts")
+    shown = frame.map(lambda cell: html.escape(cell).replace("\n", "<br>") if isinstance(cell, str) else cell)
+    shown.columns = [html.escape(str(name)) for name in shown.columns]
+    table = shown.to_html(index=False, escape=False, float_format=lambda v: f"{v:.3g}", na_rep="", border=0, classes="texts")
     return HTML(f'<div class="texts-wrapper">{table.replace("$", "&#36;")}</div>')
 
 
