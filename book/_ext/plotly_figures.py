@@ -16,7 +16,7 @@ MIME_TYPE = "application/vnd.plotly.v1+json"
 CONFIG = {
     "responsive": True,
     "displaylogo": False,
-    "modeBarButtonsToRemove": ["sendDataToCloud", "lasso2d", "select2d"],
+    "modeBarButtonsToRemove": ["sendChartToCloud", "lasso2d", "select2d"],
 }
 
 
