@@ -37,7 +37,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.partial")
+    aside = path.with_name(f".{path.name}.partial")  # readers of folders pass over dotted names
     try:
         yield aside
         os.replace(aside, path)

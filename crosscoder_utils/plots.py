@@ -1,19 +1,15 @@
-"""Plotly figures and highlighted text.
+"""Plotly figures. What they share is in `TEMPLATE`; the book recolours it for dark pages."""
 
-Text from models and prompts is escaped: it is shown, never interpreted.
-"""
-
-import html
 from collections.abc import Sequence
 from dataclasses import fields
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from IPython.display import HTML
-from plotly.colors import sample_colorscale
+from IPython.display import HTML, display
 
 from crosscoder_utils.interventions import Clamp, Intervention, Method
+from crosscoder_utils.text_views import escaped
 
 # Okabe and Ito's palette: distinguishable with any common colour vision.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -33,35 +29,16 @@ TEMPLATE = go.layout.Template(
 )
 
 
-def token_strip(tokens: Sequence[str], values: Sequence[float], title: str = "") -> HTML:
-    """Text whose tokens are shaded by `values` (white at 0, the darkest at the largest); hover shows the value."""
-    top = max(max(values, default=0.0), 1e-9)
-    spans = []
-    for token, value in zip(tokens, values, strict=True):
-        colour = sample_colorscale("Blues", [0.75 * max(0.0, float(value)) / top])[0] if value > 0 else "transparent"
-        shown = html.escape(token).replace("\n", "⏎<br>")
-        style = f"background:{colour};color:{'inherit' if colour == 'transparent' else '#111'}"
-        spans.append(f'<span style="{style}" title="{float(value):.3f}">{shown}</span>')
-    head = f"<strong>{html.escape(title)}</strong><br>" if title else ""
-    return HTML(f'<div class="tokens">{head}{"".join(spans)}</div>')
+def show(figure: go.Figure, caption: str, alt: str) -> None:
+    """Display a figure with a caption below it.
 
-
-def token_strips(strips: Sequence[tuple[str, Sequence[str], Sequence[float]]]) -> HTML:
-    """Several strips, each a (title, tokens, values), below each other."""
-    return HTML("".join(token_strip(tokens, values, title).data for title, tokens, values in strips))
-
-
-def texts_table(frame: pd.DataFrame) -> HTML:
-    """A table whose text cells wrap; all text is escaped, dollar signs too, so that no formula is made of them."""
-    shown = frame.map(lambda cell: _text_cell(cell) if isinstance(cell, str) else cell)
-    shown.columns = [html.escape(str(name)).replace("_", " ") for name in shown.columns]
-    table = shown.to_html(index=False, escape=False, float_format=lambda v: f"{v:.3g}", na_rep="", border=0, classes="texts")
-    return HTML(f'<div class="texts-wrapper">{table.replace("$", "&#36;")}</div>')
-
-
-def _text_cell(text: str) -> str:
-    escaped = html.escape(text).replace("\n", "<br>")
-    return f'<div class="long-text">{escaped}</div>' if len(text) > 60 else escaped
+    Args:
+        figure: What to show.
+        caption: What to see in it, with n, what the error bars are, and the seed; plain text.
+        alt: The same for somebody who cannot see it: what is drawn, and what comes out.
+    """
+    figure.update_layout(meta={"alt": alt})  # the book's renderer gives it to screen readers
+    display(figure, HTML(f'<p class="figure-caption">{escaped(caption)}</p>'))
 
 
 def setting_name(method: Method, intervention: Intervention | None = None) -> str:
@@ -70,20 +47,6 @@ def setting_name(method: Method, intervention: Intervention | None = None) -> st
     if isinstance(intervention, Clamp):
         parameters = {"value": intervention.value} | parameters
     return ", ".join([method.name, *(f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in parameters.items())])
-
-
-def side_by_side(table: pd.DataFrame, prompt_index: int = 0) -> HTML:
-    """Completions of one prompt, each under the best setting (lowest mean cross-entropy) of its method and hook point.
-
-    Args:
-        table: From `sweep`, its `setting` column replaced by names; of the activations, those that it recorded are shown.
-        prompt_index: Which prompt.
-    """
-    means = table.groupby(["method", "point", "setting"], dropna=False, sort=False)["cross_entropy"].mean().reset_index()
-    best = means.loc[means.groupby(["method", "point"], dropna=False, sort=False)["cross_entropy"].idxmin(), "setting"]
-    chosen = table[(table["prompt_index"] == prompt_index) & table["setting"].isin(best)]
-    recorded = [name for name in ("activation_before", "activation_after", "others_change_relative") if name in table]
-    return texts_table(chosen[["setting", "completion", *recorded]])
 
 
 def bars_by_point(values: Sequence[float], title: str, y_title: str) -> go.Figure:

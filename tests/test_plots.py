@@ -3,7 +3,8 @@
 import pandas as pd
 
 from crosscoder_utils import Clamp, ManyLayers, Perturbation, SingleLayer
-from crosscoder_utils.plots import bars_by_point, setting_name, side_by_side, sweep_curves, texts_table, token_strip
+from crosscoder_utils.plots import bars_by_point, setting_name, sweep_curves
+from crosscoder_utils.text_views import side_by_side, texts_table, token_strip
 
 EVIL = "<script>alert(1)</script> $x^2$"
 
