@@ -44,6 +44,22 @@ def score(setup: Setup, generations: Sequence[Generation]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def overshoot(setup: Setup, generations: Sequence[Generation]) -> list[float]:
+    """How far below the threshold the feature's pre-activation ends, on average over the tokens on which it fired before.
+
+    In units of activation; negative where the feature goes on firing, NaN for untouched rows, where it never fired, and
+    for several features. What stops just below the threshold may leave the behaviour as it was.
+    """
+    values = []
+    for g in generations:
+        if g.intervention is None or len(g.intervention.features) > 1 or not (g.activation_before > 0).any():
+            values.append(float("nan"))
+        else:
+            threshold = float(setup.crosscoder.threshold[g.intervention.features[0]])
+            values.append(threshold - float(np.ravel(g.pre_activation_after)[np.ravel(g.activation_before) > 0].mean()))
+    return values
+
+
 STORY_LIMIT = 2.0
 """Nats per token under the base model below which a completion counts as a story, in `score`."""
 

@@ -1,8 +1,8 @@
 """Batched, cached generation under per-row interventions."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -59,13 +59,12 @@ class Generation:
     others_change_relative: Float[np.ndarray, " token"] | None = None
 
     def summary(self) -> dict:
-        """Flat: texts, settings, and the records' means over tokens (edit norm: its largest share of the stream)."""
+        """Flat: texts, `Intervention.settings`, and the records' means over tokens; of the edit, its largest share of the
+        stream's norm."""
         row = {"prompt": self.prompt, "completion": self.completion, "n_tokens": len(self.token_ids)}
         if self.intervention is None:
             return row | {"intervention": "none"}
-        method = self.intervention.method
-        row |= {"intervention": self.intervention.kind, "feature": self.intervention.feature, "method": method.name}
-        row |= {field.name: getattr(method, field.name) for field in fields(method)}
+        row |= self.intervention.settings
         for name in ("activation_before", "activation_after", "others_change", "others_change_relative"):
             if getattr(self, name) is not None:
                 row[name] = float(getattr(self, name).mean())
@@ -93,7 +92,7 @@ def generate(
     record: str = "target",
     memory_gb: float = 2.0,
     batch_size: int = 512,
-    progress: bool = False,
+    progress: bool | Callable[[int], object] = False,
 ) -> Generations:
     """Complete prompts under interventions.
 
@@ -111,7 +110,7 @@ def generate(
             which both streams are read once more and encoded in full. "nothing": texts only.
         memory_gb: About how much memory to use, beside the weights; rows that need more are computed in turn.
         batch_size: Most rows computed together.
-        progress: Show a progress bar over rows.
+        progress: Show a progress bar over rows; or a function to call with every number of rows that ended.
 
     Returns:
         One `Generation` per row.
@@ -143,13 +142,14 @@ def generate(
 
     results: dict[int, Generation] = {}
     library = Library()
-    with tqdm(total=len(rows), desc="generating", unit="row", disable=not progress) as bar:
+    with tqdm(total=len(rows), desc="generating", unit="row", disable=progress is not True) as bar:
+        advance = progress if callable(progress) else bar.update
         for family in _families(rows).values():
             for numbers, limits in plan_batches(setup, rows, family, max_new_tokens, record, memory_gb, batch_size):
                 own = [rows[number] for number in numbers]
                 writer = (TokenWriter if _is_by_token(own[0]) else Writer)(setup, own, limits, sampler, library)
                 for n_ended in writer.write():
-                    bar.update(n_ended)
+                    advance(n_ended)
                 results |= zip(numbers, _results(writer, record), strict=True)
                 for number in numbers:
                     library.add(results[number].prompt, results[number].token_ids)

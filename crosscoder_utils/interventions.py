@@ -9,7 +9,7 @@ Shapes: ``row`` counts prompts of a batch, ``pos`` tokens, ``point`` hook points
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
@@ -50,10 +50,12 @@ class SingleLayer:
     Attributes:
         point: Hook point, 0 (after the embedding) to the number of blocks.
         scale: 1 is the term itself.
+        random: Seed of a control: directions drawn at random, of the same norms, in place of the feature's; None is none.
     """
 
     point: int
     scale: float = 1.0
+    random: int | None = None
     name: ClassVar[str] = "single layer"
 
     def __post_init__(self) -> None:
@@ -65,7 +67,7 @@ class SingleLayer:
     def directions(self, W_dec: Float[Tensor, "target point d_model"]) -> Float[Tensor, "target point d_model"]:
         directions = torch.zeros_like(W_dec)
         directions[:, self.point] = self.scale * W_dec[:, self.point]
-        return directions
+        return directions if self.random is None else _like(directions, self.random)
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,11 @@ class ManyLayers:
 
     Attributes:
         scale: One number, or one per hook point. By default 1 / (number of hook points).
+        random: Seed of a control: directions drawn at random, of the same norms, in place of the feature's; None is none.
     """
 
     scale: float | Sequence[float] | None = None
+    random: int | None = None
     name: ClassVar[str] = "many layers"
 
     def __post_init__(self) -> None:
@@ -89,7 +93,8 @@ class ManyLayers:
 
     def directions(self, W_dec: Float[Tensor, "target point d_model"]) -> Float[Tensor, "target point d_model"]:
         scale = 1 / W_dec.shape[1] if self.scale is None else self.scale
-        return W_dec.new_tensor(scale).reshape(-1, 1) * W_dec
+        directions = W_dec.new_tensor(scale).reshape(-1, 1) * W_dec
+        return directions if self.random is None else _like(directions, self.random)
 
 
 @dataclass(frozen=True)
@@ -102,10 +107,12 @@ class Perturbation:
     Attributes:
         lr: Learning rate.
         steps: Most gradient steps per token.
+        random: Seed of a control: what was found is replaced by directions drawn at random, of the same norms; None is none.
     """
 
     lr: float
     steps: int = 15
+    random: int | None = None
     name: ClassVar[str] = "perturbation"
 
     def __post_init__(self) -> None:
@@ -139,6 +146,9 @@ class Perturbation:
                 loss = attempts.losses(tried)
                 (gradient,) = torch.autograd.grad(loss.sum(), tried)
             deltas[rows] = tried.detach() - lr[rows] * gradient
+        for row, method in enumerate(methods):
+            if method.random is not None:
+                deltas[row] = _like(deltas[row], method.random)
         return deltas
 
 
@@ -172,6 +182,13 @@ class Intervention:
     @property
     def scope(self) -> TokenScope:
         return as_scope(self.tokens)
+
+    @property
+    def settings(self) -> dict:
+        """What it is made of, flat: `intervention`, `feature`, `value` (of a `Clamp`), `tokens`, `method`, its parameters."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "method"}
+        parameters = {field.name: getattr(self.method, field.name) for field in fields(self.method)}
+        return {"intervention": self.kind} | own | {"tokens": str(self.scope), "method": self.method.name} | parameters
 
     def check(self, crosscoder: Crosscoder) -> None:
         """Raise an `IndexError` or `ValueError` if features or hook point are not those of the crosscoder."""
@@ -257,6 +274,12 @@ class Clamp(Intervention):
     @staticmethod
     def loss(activation: Tensor, pre_activation: Tensor, value: Tensor) -> Tensor:
         return (pre_activation - value) ** 2
+
+
+def _like(directions: Float[Tensor, "*any point d_model"], seed: int) -> Float[Tensor, "*any point d_model"]:
+    """One random direction per hook point, the same for equal seeds, with the norms of `directions`."""
+    drawn = torch.randn(directions.shape[-2:], generator=torch.Generator().manual_seed(seed)).to(directions)
+    return directions.norm(dim=-1, keepdim=True) * drawn / drawn.norm(dim=-1, keepdim=True)
 
 
 def _check_finite(name: str, value: float) -> None:

@@ -159,7 +159,8 @@ def _merge(model: PreTrainedModel, adapter: str, preset: Preset) -> PreTrainedMo
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"adapter {adapter!r} cannot be laid over the model ({in_one_line(error)}); {remedy}") from error
     # peft passes over weights that have no place in the model, and leaves at random what it finds no weights for.
-    differ = set(stored) ^ set(get_peft_model_state_dict(adapted))
+    # With "auto" for the embedding, peft would ask the hub whether the vocabulary was changed.
+    differ = set(stored) ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if differ:
         raise ValueError(f"adapter {adapter!r} has or lacks weights for {len(differ)} places, such as {min(differ)}; {remedy}")
     return adapted.merge_and_unload()

@@ -59,6 +59,11 @@ class TokenScope:
     offset: int = 0
     marker: str | None = None
 
+    def __str__(self) -> str:
+        if self.kind == "marker":
+            return f"from {self.marker!r} {self.offset:+d}"
+        return self.kind if self.kind != "position" else f"from position {self.offset}"
+
     def bounds(self, prompt: str, tokenizer: PreTrainedTokenizerFast) -> tuple[int, float]:
         """`start` and `stop` for one prompt.
 
