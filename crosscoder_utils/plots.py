@@ -1,5 +1,6 @@
 """Plotly figures. What they share is in `TEMPLATE`; the book recolours it for dark pages."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -8,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML, display
 
+from crosscoder_utils.evaluation import summarize
 from crosscoder_utils.interventions import Clamp, Intervention, Method
 from crosscoder_utils.text_views import escaped
 
@@ -46,7 +48,8 @@ def setting_name(method: Method, intervention: Intervention | None = None) -> st
     parameters = {field.name: getattr(method, field.name) for field in fields(method)}
     if isinstance(intervention, Clamp):
         parameters = {"value": intervention.value} | parameters
-    return ", ".join([method.name, *(f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in parameters.items())])
+    given = {name: value for name, value in parameters.items() if value is not None}
+    return ", ".join([method.name, *(f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in given.items())])
 
 
 def bars_by_point(values: Sequence[float], title: str, y_title: str) -> go.Figure:
@@ -77,28 +80,88 @@ def condition_scatter(statistics: pd.DataFrame, x: str, y: str, highlight: dict[
     return figure.update_layout(xaxis_title=x, yaxis_title=y, height=460)
 
 
-def sweep_curves(summary: pd.DataFrame, x: str, by: str, x_title: str, lines: dict[str, float]) -> go.Figure:
-    """Mean cross-entropy with its standard error against a hyperparameter, one curve per value of `by`.
+def sweep_curves(table: pd.DataFrame, x: str, by: str, x_title: str, lines: dict[str, float]) -> go.Figure:
+    """Mean cross-entropy against a hyperparameter with a band of one standard error, one curve per value of `by`.
+
+    Hovering shows the setting and its completion of the first prompt.
 
     Args:
-        summary: From `summarize`, with the columns `x` and `by`.
+        table: From `sweep`, with the columns `x` and `by`.
         x: Column of the hyperparameter; drawn on a logarithmic axis.
         by: Column that tells the curves apart.
         x_title: Its axis title.
         lines: Reference lines by name.
     """
     figure = go.Figure(layout={"template": TEMPLATE})
-    for name, curve in summary.groupby(by, sort=False):
+    examples = table[table["prompt_index"] == 0].drop_duplicates([by, x]).set_index([by, x])["completion"]
+    for number, (name, curve) in enumerate(summarize(table, [by, x]).sort_values(x).groupby(by, sort=False)):
+        colour = COLOURS[number % len(COLOURS)]
+        label = f"{by} {name:g}" if isinstance(name, float) else str(name)
+        low, high = curve["mean"] - curve["standard_error"], curve["mean"] + curve["standard_error"]
         figure.add_scatter(
-            x=curve[x],
-            y=curve["mean"],
-            error_y={"array": curve["standard_error"]},
-            mode="lines+markers",
-            name=f"{by} {name:g}" if isinstance(name, float) else str(name),
-        )
+            x=[*curve[x], *curve[x][::-1]], y=[*high, *low[::-1]], fill="toself", fillcolor=colour, opacity=0.2, line={"width": 0},
+            hoverinfo="skip", showlegend=False, legendgroup=label, mode="lines",
+        )  # fmt: skip
+        texts = [_wrapped(examples.get((name, value), "")) for value in curve[x]]
+        figure.add_scatter(
+            x=curve[x], y=curve["mean"], mode="lines+markers", name=label, legendgroup=label, line={"color": colour},
+            customdata=list(zip(curve["standard_error"], texts)),
+            hovertemplate=f"{escaped(label)}, {x} %{{x:g}}<br>%{{y:.2f}} ± %{{customdata[0]:.2f}}<br>%{{customdata[1]}}<extra></extra>",
+        )  # fmt: skip
     for (name, value), dash in zip(lines.items(), ["dot", "dash", "dashdot", "longdash"], strict=False):
-        ends = [summary[x].min(), summary[x].max()]
-        figure.add_scatter(x=ends, y=[value] * 2, mode="lines", name=name, line={"color": "#666666", "dash": dash})
-    ticks = np.unique(summary[x])
+        ends = [table[x].min(), table[x].max()]
+        figure.add_scatter(x=ends, y=[value] * 2, mode="lines", name=name, line={"color": "#808080", "dash": dash})
+    ticks = np.unique(table[x].dropna())
     axis = {"type": "log", "title": x_title, "tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks]}
     return figure.update_layout(xaxis=axis, yaxis_title="cross-entropy (nats per token)", height=460)
+
+
+def heat_maps(table: pd.DataFrame, hook_points: Sequence[int]) -> go.Figure:
+    """Mean cross-entropy of single layer settings, hook point against scale; a dropdown chooses the role.
+
+    Args:
+        table: From `sweep`, with the columns `role`, `point` and `scale`.
+        hook_points: Of the model, one for each of the crosscoder's.
+    """
+    figure = go.Figure(layout={"template": TEMPLATE})
+    single = table[table["method"] == "single layer"]
+    low, high = (single.groupby("setting")["cross_entropy"].mean().agg(["min", "max"])).tolist()
+    roles = list(single["role"].unique())
+    for role in roles:
+        means = single[single["role"] == role].pivot_table(index="point", columns="scale", values="cross_entropy")
+        figure.add_heatmap(
+            z=means.to_numpy(), x=[f"{s:g}" for s in means.columns], y=[f"{hook_points[int(p)]}" for p in means.index],
+            zmin=low, zmax=high, colorscale="Viridis_r", visible=role == roles[0], texttemplate="%{z:.1f}", name=role,
+            hovertemplate="hook point %{y}, scale %{x}<br>%{z:.2f} nats<extra></extra>", colorbar={"title": "nats"},
+        )  # fmt: skip
+    buttons = [
+        {"label": f"{role} feature", "method": "update", "args": [{"visible": [one == role for one in roles]}]}
+        for role in roles
+    ]
+    menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.2, "yanchor": "top"}
+    axis = {"type": "category"}
+    return figure.update_layout(
+        updatemenus=[menu], xaxis=axis | {"title": "scale"}, yaxis=axis | {"title": "hook point"}, height=400
+    )
+
+
+def overshoot_scatter(table: pd.DataFrame) -> go.Figure:
+    """Share of stories against how far below its threshold the feature ends, one dot per setting, coloured by method."""
+    figure = go.Figure(layout={"template": TEMPLATE})
+    keys = ["method", "point", "scale", "lr"]
+    for method, rows in table.groupby("method", sort=False):
+        means = rows.groupby(keys, dropna=False)[["overshoot", "is_story"]].mean().reset_index()
+        names = [", ".join(f"{k} {row[k]:g}" for k in keys[1:] if pd.notna(row[k])) for _, row in means.iterrows()]
+        figure.add_scatter(
+            x=np.arcsinh(means["overshoot"]), y=means["is_story"], mode="markers", name=method, customdata=list(zip(means["overshoot"], names)),
+            marker={"size": 8, "opacity": 0.8},
+            hovertemplate="%{customdata[1]}<br>overshoot %{customdata[0]:.2f}<br>stories %{y:.0%}<extra></extra>",
+        )  # fmt: skip
+    ticks = [-10, -3, -1, 0, 1, 3, 10, 30, 100]
+    axis = {"title": "overshoot (units of activation)", "tickvals": np.arcsinh(ticks), "ticktext": [str(t) for t in ticks]}
+    return figure.update_layout(xaxis=axis, yaxis={"title": "share of stories", "tickformat": ".0%"}, height=420)
+
+
+def _wrapped(text: str, width: int = 60, most: int = 240) -> str:
+    """A completion for hovering: escaped, in lines."""
+    return "<br>".join(escaped(line) for line in textwrap.wrap(text[:most], width))

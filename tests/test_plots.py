@@ -1,9 +1,10 @@
 """Text is escaped everywhere; figures hold what they were given."""
 
 import pandas as pd
+import pytest
 
 from crosscoder_utils import Clamp, ManyLayers, Perturbation, SingleLayer
-from crosscoder_utils.plots import bars_by_point, setting_name, sweep_curves
+from crosscoder_utils.plots import bars_by_point, heat_maps, overshoot_scatter, setting_name, sweep_curves
 from crosscoder_utils.text_views import side_by_side, texts_table, token_strip
 
 EVIL = "<script>alert(1)</script> $x^2$"
@@ -47,11 +48,34 @@ def test_side_by_side_shows_the_best_setting_of_each_method_and_point():
     assert "activation" not in side_by_side(table.drop(columns="activation_before")).data
 
 
-def test_sweep_curves_have_errors_and_reference_lines():
-    summary = pd.DataFrame(
-        {"point": [0, 0, 1, 1], "scale": [1, 2, 1, 2], "mean": [3.0, 2, 4, 5], "standard_error": [0.1, 0.2, 0.3, 0.4]}
-    )
-    figure = sweep_curves(summary, "scale", "point", "scale", {"untouched": 10.0})
-    assert [list(t.y) for t in figure.data] == [[3.0, 2], [4, 5], [10.0, 10.0]]
-    assert list(figure.data[1].error_y.array) == [0.3, 0.4]
+def swept() -> pd.DataFrame:
+    rows = [
+        {"role": role, "method": "single layer", "point": float(p), "scale": s, "lr": None, "prompt_index": i, "completion": EVIL,
+         "cross_entropy": 10 * p + s + i, "setting": 4 * (role == "colon") + 2 * p + (s > 1), "overshoot": s, "is_story": s > 1}
+        for role in ("tag", "colon") for p in (0, 1) for s in (1.0, 2.0) for i in (0, 1)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_sweep_curves_have_errors_reference_lines_and_escaped_examples():
+    figure = sweep_curves(swept(), "scale", "point", "scale", {"untouched": 10.0})
+    curves = [trace for trace in figure.data if trace.mode == "lines+markers"]
+    assert [list(t.y) for t in curves] == [[1.5, 2.5], [11.5, 12.5]]
+    error = pd.Series([0, 1, 0, 1]).sem()
+    band = figure.data[0]
+    assert band.fill == "toself" and list(band.y) == pytest.approx([1.5 + error, 2.5 + error, 2.5 - error, 1.5 - error])
+    assert list(figure.data[-1].y) == [10.0, 10.0]
+    assert "<script>" not in curves[0].customdata[0][1] and "&lt;script&gt;" in curves[0].customdata[0][1]
     assert bars_by_point([1.0, 2.0], "t", "y").data[0].x == ("embedding", "after block 1")
+
+
+def test_heat_maps_have_a_dropdown_of_roles():
+    figure = heat_maps(swept(), (0, 1))
+    assert [trace.visible for trace in figure.data] == [True, False]
+    assert figure.data[1].z.tolist() == [[1.5, 2.5], [11.5, 12.5]]
+    assert figure.layout.updatemenus[0].buttons[1].args[0] == {"visible": [False, True]}
+
+
+def test_overshoot_scatter_has_a_dot_per_setting():
+    [trace] = overshoot_scatter(swept()).data
+    assert len(trace.x) == 4 and set(trace.y) == {0.0, 1.0}

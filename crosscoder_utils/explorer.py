@@ -1,0 +1,58 @@
+"""A page that answers without a kernel: choose a setting and a prompt, and read what was computed for them."""
+
+import json
+from importlib.resources import files
+
+import pandas as pd
+from IPython.display import HTML
+
+from crosscoder_utils.text_views import escaped
+
+_COLUMNS = ["cross_entropy", "completion_cross_entropy", "activation_before", "activation_after", "edit_share", "overshoot"]
+
+
+def explorer(table: pd.DataFrame, n_prompts: int = 10) -> HTML:
+    """Controls over the rows of a sweep, with a script that has no dependencies; works from a file.
+
+    Args:
+        table: From `ablation_experiment`, or a `sweep` with the columns `role` and `target`.
+        n_prompts: The first prompts to offer; each adds a completion per setting to the page.
+    """
+    rows = table[table["prompt_index"] < n_prompts]
+    prompts = rows.drop_duplicates("prompt_index").set_index("prompt_index")["prompt"].sort_index()
+    choices = []
+    for keys, group in rows.groupby(["role", "target", "method", "point"], dropna=False, sort=False):
+        strengths = [_strength(values) for _, values in group.groupby("setting", sort=False)]
+        role, target, method, point = keys
+        place = method if pd.isna(point) else f"{method}, hook point {point:g}"
+        choices.append({"role": role, "target": target, "method": place, "strengths": strengths})
+    # "<" would let a text end the script element.
+    data = json.dumps({"prompts": list(prompts), "choices": choices}).replace("<", "\\u003c")
+    script = (files("crosscoder_utils") / "explorer.js").read_text()
+    return HTML(
+        f'<div class="explorer">{_CONTROLS}<script type="application/json">{data}</script></div><script>{script}</script>'
+    )
+
+
+def _strength(rows: pd.DataFrame) -> dict:
+    first = rows.iloc[0]
+    name, value = ("scale", first["scale"]) if pd.notna(first["scale"]) else ("learning rate", first["lr"])
+    answers = [
+        [row["completion"], bool(row["says_phrase"]), *(None if pd.isna(row[c]) else round(float(row[c]), 3) for c in _COLUMNS)]
+        for _, row in rows.sort_values("prompt_index").iterrows()
+    ]
+    return {"name": escaped(f"{name} {value:g}"), "answers": answers}
+
+
+_CONTROLS = """
+<div class="explorer-controls">
+<label>Feature <select data-choose="role"></select></label>
+<label>Ablated <select data-choose="target"></select></label>
+<label>Method <select data-choose="method"></select></label>
+<label>Prompt <select data-choose="prompt"></select></label>
+<label>Strength <input type="range" data-choose="strength" min="0" step="1"> <output></output></label>
+</div>
+<pre class="explorer-text" tabindex="0" aria-live="polite"></pre>
+<dl class="explorer-figures"></dl>
+<noscript>The explorer is a script; allow it for this page.</noscript>
+"""
