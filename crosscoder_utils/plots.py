@@ -99,14 +99,15 @@ def sweep_curves(table: pd.DataFrame, x: str, by: str, x_title: str, lines: dict
         label = f"{by} {name:g}" if isinstance(name, float) else str(name)
         low, high = curve["mean"] - curve["standard_error"], curve["mean"] + curve["standard_error"]
         figure.add_scatter(
-            x=[*curve[x], *curve[x][::-1]], y=[*high, *low[::-1]], fill="toself", fillcolor=colour, opacity=0.2, line={"width": 0},
-            hoverinfo="skip", showlegend=False, legendgroup=label, mode="lines",
+            x=[*curve[x], *curve[x][::-1]], y=[*high, *low[::-1]], mode="lines", line={"width": 0}, legendgroup=label,
+            fill="toself", fillcolor=colour, opacity=0.2, hoverinfo="skip", showlegend=False,
         )  # fmt: skip
         texts = [_wrapped(examples.get((name, value), "")) for value in curve[x]]
         figure.add_scatter(
             x=curve[x], y=curve["mean"], mode="lines+markers", name=label, legendgroup=label, line={"color": colour},
             customdata=list(zip(curve["standard_error"], texts)),
-            hovertemplate=f"{escaped(label)}, {x} %{{x:g}}<br>%{{y:.2f}} ± %{{customdata[0]:.2f}}<br>%{{customdata[1]}}<extra></extra>",
+            hovertemplate=f"{escaped(label)}, {x} %{{x:g}}<br>%{{y:.2f}} ± %{{customdata[0]:.2f}}"
+            "<br>%{customdata[1]}<extra></extra>",
         )  # fmt: skip
     for (name, value), dash in zip(lines.items(), ["dot", "dash", "dashdot", "longdash"], strict=False):
         ends = [table[x].min(), table[x].max()]
@@ -150,11 +151,11 @@ def overshoot_scatter(table: pd.DataFrame) -> go.Figure:
     figure = go.Figure(layout={"template": TEMPLATE})
     keys = ["method", "point", "scale", "lr"]
     for method, rows in table.groupby("method", sort=False):
-        means = rows.groupby(keys, dropna=False)[["overshoot", "is_story"]].mean().reset_index()
+        means = rows.groupby(keys, dropna=False)[["overshoot", "is_story"]].mean().astype(float).reset_index()
         names = [", ".join(f"{k} {row[k]:g}" for k in keys[1:] if pd.notna(row[k])) for _, row in means.iterrows()]
         figure.add_scatter(
-            x=np.arcsinh(means["overshoot"]), y=means["is_story"], mode="markers", name=method, customdata=list(zip(means["overshoot"], names)),
-            marker={"size": 8, "opacity": 0.8},
+            x=np.arcsinh(means["overshoot"]), y=means["is_story"], mode="markers", name=method,
+            customdata=list(zip(means["overshoot"], names)), marker={"size": 8, "opacity": 0.8},
             hovertemplate="%{customdata[1]}<br>overshoot %{customdata[0]:.2f}<br>stories %{y:.0%}<extra></extra>",
         )  # fmt: skip
     ticks = [-10, -3, -1, 0, 1, 3, 10, 30, 100]

@@ -158,7 +158,9 @@ def _compute_missing(
     ids = [row_id(assets, prompt, intervention, asdict(options)) for intervention, prompt in rows]
     tasks = _tasks(rows, ids, files.ids(), options, assets)
     n_missing = sum(len(task.rows) for task in tasks)
-    with tqdm(total=len(set(ids)), initial=len(set(ids)) - n_missing, desc="sweep", unit="row", disable=not progress) as bar:
+    with tqdm(
+        total=len(set(ids)), initial=len(set(ids)) - n_missing, desc="sweep", unit="row", mininterval=2, disable=not progress
+    ) as bar:
         if workers is None:
             for task in tasks:
                 files.add(task.run(setup, bar.update))

@@ -1,5 +1,7 @@
 """Text is escaped everywhere; figures hold what they were given."""
 
+import itertools
+
 import pandas as pd
 import pytest
 
@@ -49,12 +51,12 @@ def test_side_by_side_shows_the_best_setting_of_each_method_and_point():
 
 
 def swept() -> pd.DataFrame:
-    rows = [
-        {"role": role, "method": "single layer", "point": float(p), "scale": s, "lr": None, "prompt_index": i, "completion": EVIL,
-         "cross_entropy": 10 * p + s + i, "setting": 4 * (role == "colon") + 2 * p + (s > 1), "overshoot": s, "is_story": s > 1}
-        for role in ("tag", "colon") for p in (0, 1) for s in (1.0, 2.0) for i in (0, 1)
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
+    rows = []
+    for role, point, scale, prompt in itertools.product(("tag", "colon"), (0, 1), (1.0, 2.0), (0, 1)):
+        setting = 4 * (role == "colon") + 2 * point + (scale > 1)
+        rows.append({"role": role, "point": float(point), "scale": scale, "prompt_index": prompt, "setting": setting})
+        rows[-1] |= {"cross_entropy": 10 * point + scale + prompt, "overshoot": scale, "is_story": scale > 1}
+    return pd.DataFrame(rows).assign(method="single layer", lr=None, completion=EVIL)
 
 
 def test_sweep_curves_have_errors_reference_lines_and_escaped_examples():
