@@ -67,6 +67,12 @@ def activation_statistics(encoded: dict[str, list[EncodedText]]) -> pd.DataFrame
     return pd.DataFrame(columns).rename_axis("feature")
 
 
+def ranked_features(statistics: pd.DataFrame, high: str = "deployment", low: str = "ordinary") -> pd.DataFrame:
+    """All features by `difference`, mean activation in condition `high` minus that in `low`, largest first."""
+    table = statistics.assign(difference=statistics[f"mean {high}"] - statistics[f"mean {low}"])
+    return table.sort_values("difference", ascending=False, kind="stable").reset_index()
+
+
 def top_tokens(texts: Sequence[EncodedText], feature: int, n: int = 10) -> pd.DataFrame:
     """Token strings by mean activation of `feature`, over those it fires on: `token`, `mean`, `max`, `count`, `fires`."""
     rows = [(token, float(a)) for t in texts for token, a in zip(t.tokens, t.activations[:, feature], strict=True)]

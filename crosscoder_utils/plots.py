@@ -64,20 +64,32 @@ def point_labels(n_points: int) -> list[str]:
 
 
 def condition_scatter(statistics: pd.DataFrame, x: str, y: str, highlight: dict[str, int]) -> go.Figure:
-    """Every feature's mean activation in one condition against another's, with some features named."""
+    """Every feature's mean activation in one condition against another's, on logarithmic axes, with some features named.
+
+    What is smaller than a 100,000th of the largest value, 0 included, stands at the lower end of the axis, which says so.
+    The grey line is where both conditions are equal.
+    """
+    largest = max(float(statistics[[x, y]].to_numpy().max()), 1e-9)
+    top = int(np.ceil(np.log10(largest)))
+    floor = 10.0 ** (top - 5)
+    shown = statistics[[x, y]].clip(lower=floor)
+    ends = [floor, 10.0**top]
     figure = go.Figure(layout={"template": TEMPLATE})
-    hover = "feature %{customdata}<br>x %{x:.3g}<br>y %{y:.3g}<extra></extra>"
-    figure.add_scatter(
-        x=statistics[x], y=statistics[y], mode="markers", name="features", customdata=statistics.index,
-        marker={"size": 5, "opacity": 0.5}, hovertemplate=hover,
-    )  # fmt: skip
-    for role, feature in highlight.items():
-        one = statistics.loc[[feature]]
+    figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": "#999999", "width": 1}, hoverinfo="skip", showlegend=False)
+    hover = "feature %{customdata[0]}<br>x %{customdata[1]:.3g}<br>y %{customdata[2]:.3g}<extra></extra>"
+    groups = [("features", list(statistics.index)), *((f"{role} ({feature})", [feature]) for role, feature in highlight.items())]
+    for i, (name, chosen) in enumerate(groups):
+        exact = [[feature, *statistics.loc[feature, [x, y]]] for feature in chosen]
+        marker = {"size": 11, "line": {"color": "white", "width": 1}} if i else {"size": 5, "opacity": 0.4, "color": "#666666"}
         figure.add_scatter(
-            x=one[x], y=one[y], mode="markers+text", text=[role], textposition="top center", name=f"{role} ({feature})",
-            customdata=[feature], marker={"size": 11}, hovertemplate=hover,
+            x=shown.loc[chosen, x], y=shown.loc[chosen, y], mode="markers", name=name, customdata=exact, marker=marker,
+            hovertemplate=hover,
         )  # fmt: skip
-    return figure.update_layout(xaxis_title=x, yaxis_title=y, height=460)
+    ticks = [10.0**power for power in range(top - 5, top + 1)]
+    names = [f"≤ {floor:g}", *(f"{tick:g}" for tick in ticks[1:])]
+    # A little room beyond the ends, so that the points there are whole.
+    axis = {"type": "log", "tickvals": ticks, "ticktext": names, "range": [top - 5.2, top + 0.2]}
+    return figure.update_layout(xaxis=axis | {"title": x}, yaxis=axis | {"title": y}, height=500)
 
 
 def sweep_curves(table: pd.DataFrame, x: str, by: str, x_title: str, lines: dict[str, float]) -> go.Figure:
