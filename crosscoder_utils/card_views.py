@@ -35,7 +35,8 @@ def card_html(card: FeatureCard) -> HTML:
     if card.contexts:
         head += f"; activation there: mean {card.mean_activation:.2f}, largest {card.max_activation:.2f}"
     strips = [
-        (f"text {c.text}, token {c.position}: {c.activations.max():.2f}", c.tokens, c.activations.tolist()) for c in card.contexts
+        (f"text {c.text}, token {c.position}: {c.activations.max():.2f}", c.tokens, c.activations.tolist())
+        for c in card.contexts
     ]
     parts = [
         ("Top contexts", token_strips(strips) if strips else None),

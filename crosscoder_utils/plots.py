@@ -77,7 +77,10 @@ def condition_scatter(statistics: pd.DataFrame, x: str, y: str, highlight: dict[
     figure = go.Figure(layout={"template": TEMPLATE})
     figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": "#999999", "width": 1}, hoverinfo="skip", showlegend=False)
     hover = "feature %{customdata[0]}<br>x %{customdata[1]:.3g}<br>y %{customdata[2]:.3g}<extra></extra>"
-    groups = [("features", list(statistics.index)), *((f"{role} ({feature})", [feature]) for role, feature in highlight.items())]
+    groups = [
+        ("features", list(statistics.index)),
+        *((f"{role} ({feature})", [feature]) for role, feature in highlight.items()),
+    ]
     for i, (name, chosen) in enumerate(groups):
         exact = [[feature, *statistics.loc[feature, [x, y]]] for feature in chosen]
         marker = {"size": 11, "line": {"color": "white", "width": 1}} if i else {"size": 5, "opacity": 0.4, "color": "#666666"}
