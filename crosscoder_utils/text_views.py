@@ -30,12 +30,17 @@ def token_strips(strips: Sequence[tuple[str, Sequence[str], Sequence[float]]]) -
     return HTML("".join(token_strip(tokens, values, title).data for title, tokens, values in strips))
 
 
-def texts_table(frame: pd.DataFrame) -> HTML:
-    """A table whose text cells wrap; all text is escaped, dollar signs too, so that no formula is made of them."""
+def texts_table(frame: pd.DataFrame, scroll: bool = False) -> HTML:
+    """A table whose text cells wrap; all text is escaped, dollar signs too, so that no formula is made of them.
+
+    Args:
+        frame: Shown without its index.
+        scroll: Put a long table into a box that scrolls.
+    """
     shown = frame.map(lambda cell: _text_cell(cell) if isinstance(cell, str) else cell)
     shown.columns = [escaped(str(name)).replace("_", " ") for name in shown.columns]
     table = shown.to_html(index=False, escape=False, float_format=lambda v: f"{v:.3g}", na_rep="", border=0, classes="texts")
-    return HTML(f'<div class="texts-wrapper">{table}</div>')
+    return HTML(f'<div class="texts-wrapper{" texts-tall" if scroll else ""}">{table}</div>')
 
 
 def _text_cell(text: str) -> str:
