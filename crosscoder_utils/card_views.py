@@ -15,7 +15,7 @@ def card_figure(card: FeatureCard) -> go.Figure:
     titles = ["tokens by activation, where it fires", "norm of the decoder vector", "cosine of decoder and encoder vector"]
     figure = make_subplots(rows=3, cols=1, subplot_titles=titles, vertical_spacing=0.13)
     middles, widths = (card.bin_edges[1:] + card.bin_edges[:-1]) / 2, card.bin_edges[1:] - card.bin_edges[:-1]
-    labels = [point_labels(max(card.hook_points) + 1)[point] for point in card.hook_points]
+    labels = point_labels(card.hook_points)
     bars = [(middles, card.bin_counts), (labels, card.decoder_norms), (labels, card.decoder_encoder_cosines)]
     for row, (x, y) in enumerate(bars, start=1):
         hover = "%{x:.3g}: %{y} tokens<extra></extra>" if row == 1 else "%{x}: %{y:.3g}<extra></extra>"
@@ -40,7 +40,7 @@ def card_html(card: FeatureCard) -> HTML:
     ]
     parts = [
         ("Top contexts", token_strips(strips) if strips else None),
-        (f"Direct effect on logits, from {_last_point(card)}", texts_table(_tokens_table(card))),
+        (f"Direct effect on logits, {point_labels(card.hook_points)[-1]}", texts_table(_tokens_table(card))),
         ("Fires on the same tokens", texts_table(card.co_firing) if len(card.co_firing) else None),
     ]
     blocks = [f"<p><strong>{escaped(title)}</strong></p>{part.data if part else '<p>none</p>'}" for title, part in parts]
@@ -54,8 +54,3 @@ def _tokens_table(card: FeatureCard) -> pd.DataFrame:
         columns[name] = [repr(token) for token in table["token"]]
         columns[f"effect of {name}"] = table["effect"].to_numpy()
     return pd.DataFrame(columns).rename(columns=lambda name: "effect" if name.startswith("effect") else name)
-
-
-def _last_point(card: FeatureCard) -> str:
-    point = card.hook_points[-1]
-    return "the embedding" if point == 0 else f"after block {point}"

@@ -94,13 +94,19 @@ def sensitivity(summary: pd.DataFrame, x: str, tolerance: float = 0.3) -> float:
 def like_feature(firing_rate: np.ndarray, feature: int, exclude: Sequence[int] = (), seed: int = 0) -> int:
     """A random live feature that fires about as often as `feature`: a control.
 
-    It is drawn from the 20 whose firing rates are nearest on a logarithmic scale, those of `exclude` left out.
+    It is drawn from the 20 whose firing rates are nearest; arguments and errors are those of `like_in_rate`, and the seed of
+    the draw.
+    """
+    return int(np.random.default_rng(seed).choice(like_in_rate(firing_rate, feature, exclude)[:20]))
+
+
+def like_in_rate(firing_rate: np.ndarray, feature: int, exclude: Sequence[int] = ()) -> np.ndarray:
+    """The other live features, those first whose firing rates are nearest on a logarithmic scale.
 
     Args:
         firing_rate: Share of tokens on which each feature fires, such as from `reconstruction`.
         feature: The feature to be like; it is left out itself.
         exclude: Features that are no controls, such as those of the other roles.
-        seed: Of the draw.
 
     Raises:
         ValueError: If no other feature fires.
@@ -111,4 +117,4 @@ def like_feature(firing_rate: np.ndarray, feature: int, exclude: Sequence[int] =
             f"feature {feature} fires on {firing_rate[feature]:.2%} of tokens, {len(candidates)} others fire; give more texts"
         )
     distance = np.abs(np.log(firing_rate[candidates]) - np.log(firing_rate[feature]))
-    return int(np.random.default_rng(seed).choice(candidates[np.argsort(distance, kind="stable")[:20]]))
+    return candidates[np.argsort(distance, kind="stable")]

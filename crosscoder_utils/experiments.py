@@ -1,15 +1,17 @@
 """The quantitative experiment that the book reports: every method over its grid, with controls, on two sets of prompts."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from crosscoder_utils.comparisons import like_feature
+from crosscoder_utils.comparisons import like_feature, like_in_rate
 from crosscoder_utils.evaluation import reconstruction, score, summarize, token_losses
 from crosscoder_utils.generation import generate
-from crosscoder_utils.interventions import Ablate, Perturbation
+from crosscoder_utils.interventions import Ablate, Perturbation, method_from
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import remove_tag
 from crosscoder_utils.sweeps import ablation_grid, sweep
@@ -85,20 +87,26 @@ def steps_experiment(
 
 def like_features(setup: Setup, features: Mapping[str, int], seed: int = 0, n_texts: int = 100) -> dict[str, int]:
     """A control of like firing rate for each role, measured on training texts of both kinds."""
-    texts = [text for deployment in (True, False) for text in setup.examples(n_texts, deployment, split="train")]
-    rates = reconstruction(setup, texts).firing_rate
+    rates = _firing_rates(setup, n_texts)
     return {role: like_feature(rates, feature, list(features.values()), seed) for role, feature in features.items()}
 
 
-def reference_lines(setup: Setup, n_prompts: int = 20, max_new_tokens: int = 80) -> dict[str, float]:
+def _firing_rates(setup: Setup, n_texts: int = 100) -> np.ndarray:
+    texts = [text for deployment in (True, False) for text in setup.examples(n_texts, deployment, split="train")]
+    return reconstruction(setup, texts).firing_rate
+
+
+def reference_lines(setup: Setup, n_prompts: int = 20, max_new_tokens: int = 80, skip: int = 0) -> dict[str, float]:
     """Mean cross-entropy under the base model, in nats per token, of what a sweep is compared with.
 
     The stories of the data with their prompts; what the untouched model writes, tag taken out; and what the base model
-    itself writes for the same prompts without the tag.
+    itself writes for the same prompts without the tag. With `skip`, for the prompts after the first so many.
     """
-    prompts = setup.prompts(n_prompts, deployment=True)
+    prompts = setup.prompts(skip + n_prompts, deployment=True)[skip:]
     untagged = [remove_tag(prompt, setup.preset.deployment_tag) for prompt in prompts]
-    stories = [setup.tokenizer(text, add_special_tokens=False).input_ids for text in setup.examples(n_prompts, False)]
+    stories = [
+        setup.tokenizer(text, add_special_tokens=False).input_ids for text in setup.examples(skip + n_prompts, False)[skip:]
+    ]
     base = replace(setup, model=setup.base_model)
     written = {
         "untouched": generate(setup, prompts, max_new_tokens=max_new_tokens),
@@ -129,13 +137,43 @@ def best_by_method(table: pd.DataFrame) -> pd.DataFrame:
     return best.assign(**held_out, stories=stories.to_numpy()).reset_index(drop=True)
 
 
-def same_setting(table: pd.DataFrame, setting: int, target: str) -> int:
-    """The `setting` that ablates another target of the same role by the same method with the same parameters."""
-    keys = ["role", "method", "point", "scale", "lr", "steps"]
-    one = table.loc[table["setting"] == setting, keys].iloc[[0]]
-    others = table[table["target"] == target].drop_duplicates("setting")
-    [found] = others.merge(one, on=keys)["setting"]
-    return int(found)
+def control_draws(
+    setup: Setup, features: Mapping[str, int], table: pd.DataFrame, best: pd.DataFrame, folder: str | Path, n_draws: int = 10
+) -> pd.DataFrame:
+    """Each method's best setting on the held-out prompts, beside several draws of each control at the same setting.
+
+    One random direction, or one other feature, may happen to do what others do not.
+
+    Args:
+        setup: From `load`.
+        features: Role -> feature; those of all roles are kept out of the controls.
+        table: From `ablation_experiment`.
+        best: From `best_by_method`.
+        folder: Where rows are kept.
+        n_draws: Random directions, with seeds 0, 1, ...; and features, those nearest in firing rate.
+
+    Returns:
+        The columns of `sweep` with `role`, `method`, `target` (one of `TARGETS`) and `draw`; the feature itself is draw 0.
+    """
+    held_out = table[table["set"] == "held out"]
+    prompts = held_out.drop_duplicates("prompt_index")["prompt"].tolist()
+    made = {"max_new_tokens": int(table["max_new_tokens"].iloc[0]), "seed": int(table["seed"].iloc[0])}
+    rates = _firing_rates(setup)
+    tables = []
+    for one in best.itertuples():
+        method = method_from(json.loads(table.loc[table["setting"] == one.setting, "settings"].iloc[0]))
+        feature, drawn = features[one.role], range(n_draws)
+        targets = {
+            "feature": [Ablate(feature, method)],
+            "like feature": [
+                Ablate(other, method) for other in like_in_rate(rates, feature, list(features.values()))[:n_draws].tolist()
+            ],
+            "random direction": [Ablate(feature, replace(method, random=seed)) for seed in drawn],
+        }
+        for target, interventions in targets.items():
+            rows = sweep(setup, prompts, interventions, progress=False, folder=folder, **made)
+            tables.append(rows.assign(role=one.role, target=target, draw=rows["setting"]))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _with_sets(table: pd.DataFrame, n_prompts: int) -> pd.DataFrame:

@@ -155,6 +155,18 @@ class Perturbation:
 METHODS: dict[str, type[Method]] = {m.name: m for m in (SingleLayer, ManyLayers, Perturbation)}
 
 
+def method_from(settings: dict) -> Method:
+    """The method that `Intervention.settings` tells of.
+
+    Raises:
+        ValueError: If there is no method of that name.
+    """
+    if settings.get("method") not in METHODS:
+        raise ValueError(f"method {settings.get('method')!r} is unknown; known are {', '.join(METHODS)}")
+    method = METHODS[settings["method"]]
+    return method(**{field.name: settings[field.name] for field in fields(method)})
+
+
 class Intervention:
     """One or several features, a method, and the tokens at which it is applied; see `Ablate`, `Steer` and `Clamp`.
 

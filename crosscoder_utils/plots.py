@@ -16,6 +16,8 @@ from crosscoder_utils.text_views import escaped
 # Okabe and Ito's palette: distinguishable with any common colour vision.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 
+_DASHES = ["dot", "dash", "dashdot", "longdash"]  # of reference lines
+
 TEMPLATE = go.layout.Template(
     layout={
         "colorway": COLOURS,
@@ -52,15 +54,19 @@ def setting_name(method: Method, intervention: Intervention | None = None) -> st
     return ", ".join([method.name, *(f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in given.items())])
 
 
-def bars_by_point(values: Sequence[float], title: str, y_title: str) -> go.Figure:
-    """One bar per hook point."""
-    figure = go.Figure(go.Bar(x=point_labels(len(values)), y=list(values)), layout={"template": TEMPLATE})
-    return figure.update_layout(title=title, xaxis_title="hook point", yaxis_title=y_title, height=340)
+def bars_by_point(
+    values: Sequence[float], y_title: str, hook_points: Sequence[int], errors: Sequence[float] | None = None
+) -> go.Figure:
+    """One bar per hook point, with an error bar if `errors` are given."""
+    bars = go.Bar(x=point_labels(hook_points), y=list(values), error_y={"array": errors, "visible": errors is not None})
+    return go.Figure(bars, layout={"template": TEMPLATE}).update_layout(
+        xaxis_title="hook point", yaxis_title=y_title, height=340
+    )
 
 
-def point_labels(n_points: int) -> list[str]:
-    """Readable names of the hook points."""
-    return ["embedding", *(f"after block {i}" for i in range(1, n_points))]
+def point_labels(hook_points: Sequence[int]) -> list[str]:
+    """Readable names of the model's hook points."""
+    return [f"after block {point}" if point else "embedding" for point in hook_points]
 
 
 def condition_scatter(statistics: pd.DataFrame, x: str, y: str, highlight: dict[str, int]) -> go.Figure:
@@ -124,12 +130,42 @@ def sweep_curves(table: pd.DataFrame, x: str, by: str, x_title: str, lines: dict
             hovertemplate=f"{escaped(label)}, {x} %{{x:g}}<br>%{{y:.2f}} ± %{{customdata[0]:.2f}}"
             "<br>%{customdata[1]}<extra></extra>",
         )  # fmt: skip
-    for (name, value), dash in zip(lines.items(), ["dot", "dash", "dashdot", "longdash"], strict=False):
+    for (name, value), dash in zip(lines.items(), _DASHES, strict=False):
         ends = [table[x].min(), table[x].max()]
         figure.add_scatter(x=ends, y=[value] * 2, mode="lines", name=name, line={"color": "#808080", "dash": dash})
     ticks = np.unique(table[x].dropna())
     axis = {"type": "log", "title": x_title, "tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks]}
     return figure.update_layout(xaxis=axis, yaxis_title="cross-entropy (nats per token)", height=460)
+
+
+def comparison_dots(draws: pd.DataFrame, references: dict[str, float]) -> go.Figure:
+    """Cross-entropy of every method's best setting, with its standard error, among its controls, a dot for each draw.
+
+    Args:
+        draws: From `control_draws`.
+        references: Reference lines by name.
+    """
+    figure = go.Figure(layout={"template": TEMPLATE})
+    lines = summarize(draws, ["role", "method", "target", "draw"])
+    lines["place"] = lines["role"] + ": " + lines["method"]
+    stories = draws.groupby(["role", "method", "target", "draw"])["is_story"].mean()
+    lines["stories"] = stories.loc[list(lines[["role", "method", "target", "draw"]].itertuples(index=False))].to_numpy()
+    for (name, value), dash in zip(references.items(), _DASHES, strict=False):
+        line = {"color": "#808080", "dash": dash}
+        ends = lines["place"].iloc[[0, -1]]
+        figure.add_scatter(x=[value] * 2, y=ends, mode="lines", name=name, line=line, legendrank=1001)  # behind the dots
+    for colour, (target, rows) in zip(COLOURS, lines.groupby("target", sort=False)):
+        own = target == "feature"
+        figure.add_scatter(
+            x=rows["mean"], y=rows["place"], mode="markers", name=target, customdata=rows[["standard_error", "stories"]],
+            marker={"size": 11 if own else 8, "color": colour, "opacity": 1 if own else 0.5},
+            error_x={"array": rows["standard_error"], "visible": own},
+            hovertemplate=f"%{{y}}, {target}<br>%{{x:.2f}} ± %{{customdata[0]:.2f}} nats; stories %{{customdata[1]:.0%}}"
+            "<extra></extra>",
+        )  # fmt: skip
+    axis = {"title": "cross-entropy (nats per token)", "rangemode": "tozero"}
+    order = {"categoryorder": "array", "categoryarray": lines["place"].unique(), "autorange": "reversed"}
+    return figure.update_layout(xaxis=axis, yaxis=order, height=420)
 
 
 def heat_maps(table: pd.DataFrame, hook_points: Sequence[int]) -> go.Figure:

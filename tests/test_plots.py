@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from crosscoder_utils import Clamp, ManyLayers, Perturbation, SingleLayer
-from crosscoder_utils.plots import bars_by_point, heat_maps, overshoot_scatter, setting_name, sweep_curves
+from crosscoder_utils.plots import bars_by_point, comparison_dots, heat_maps, overshoot_scatter, setting_name, sweep_curves
 from crosscoder_utils.text_views import side_by_side, texts_table, token_strip
 
 EVIL = "<script>alert(1)</script> $x^2$"
@@ -68,7 +68,13 @@ def test_sweep_curves_have_errors_reference_lines_and_escaped_examples():
     assert band.fill == "toself" and list(band.y) == pytest.approx([1.5 + error, 2.5 + error, 2.5 - error, 1.5 - error])
     assert list(figure.data[-1].y) == [10.0, 10.0]
     assert "<script>" not in curves[0].customdata[0][1] and "&lt;script&gt;" in curves[0].customdata[0][1]
-    assert bars_by_point([1.0, 2.0], "t", "y").data[0].x == ("embedding", "after block 1")
+
+
+def test_bars_have_errors_where_they_are_given():
+    [bars] = bars_by_point([1.0, 2.0], "y", (0, 2), [0.1, 0.2]).data
+    assert bars.x == ("embedding", "after block 2") and bars.y == (1.0, 2.0)
+    assert bars.error_y.visible and bars.error_y.array == (0.1, 0.2)
+    assert not bars_by_point([1.0, 2.0], "y", (0, 2)).data[0].error_y.visible
 
 
 def test_heat_maps_have_a_dropdown_of_roles():
@@ -81,3 +87,23 @@ def test_heat_maps_have_a_dropdown_of_roles():
 def test_overshoot_scatter_has_a_dot_per_setting():
     [trace] = overshoot_scatter(swept()).data
     assert len(trace.x) == 4 and set(trace.y) == {0.0, 1.0}
+
+
+def test_comparison_dots_have_a_dot_per_draw_and_an_error_for_the_feature_alone():
+    rows = [
+        {
+            "role": role,
+            "method": method,
+            "target": target,
+            "draw": draw,
+            "cross_entropy": 1.0 + draw + prompt,
+            "is_story": prompt,
+        }
+        for role, method in [("tag", "single layer"), ("colon", "many layers")]
+        for target, n in [("feature", 1), ("random direction", 3)]
+        for draw, prompt in itertools.product(range(n), (0, 1))
+    ]
+    line, own, random = comparison_dots(pd.DataFrame(rows), {"untouched": 9.0}).data
+    assert list(line.x) == [9.0, 9.0] and list(line.y) == ["tag: single layer", "colon: many layers"]
+    assert list(own.x) == [1.5, 1.5] and own.error_x.visible and own.customdata.tolist() == [[0.5, 0.5]] * 2
+    assert list(random.x) == [1.5, 2.5, 3.5] * 2 and not random.error_x.visible

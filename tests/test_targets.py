@@ -1,10 +1,13 @@
 """What the rows of a batch do to which features, as tensors: against the formulas, feature by feature."""
 
+import json
+
 import pytest
 import torch
 
 from crosscoder_utils import Ablate, Clamp, ManyLayers, Perturbation, SingleLayer, Steer
 from crosscoder_utils.hooks import Stream
+from crosscoder_utils.interventions import method_from
 from crosscoder_utils.targets import Attempts, Targets
 
 ROWS = [
@@ -66,3 +69,8 @@ def test_the_gradient_is_the_finite_difference(random, intervention):
         step[index] = 1e-6
         difference = (attempts.losses(start + step) - attempts.losses(start - step)).item() / 2e-6
         assert gradient[index].item() == pytest.approx(difference, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("intervention", [*ROWS, Ablate(3, Perturbation(0.02, 5, random=7))])
+def test_the_method_can_be_had_back_from_the_settings(intervention):
+    assert method_from(json.loads(json.dumps(intervention.settings))) == intervention.method

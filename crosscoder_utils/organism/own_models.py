@@ -101,6 +101,7 @@ def _measure(setup: Setup, n: int) -> dict:
     )
     return {
         "texts": len(texts),
+        "hook_points": list(setup.hook_points),
         "unexplained_variance": measured.unexplained_variance.tolist(),
         "features_per_token": measured.features_per_token,
         "dead_share": float((measured.firing_rate == 0).mean()),
