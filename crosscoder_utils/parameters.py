@@ -23,8 +23,7 @@ class Parameters(BaseModel):
     n_texts: _Count
     n_candidates: _Count
     max_new_tokens: _Count
-    roles: Annotated[list[str], Field(min_length=1)]
-    extra_features: list[Annotated[int, Field(ge=0)]]
+    roles: Annotated[list[str | Annotated[int, Field(ge=0)]], Field(min_length=1)]
     start: int
     starts: Annotated[list[int], Field(min_length=1)]
     strengths: _Values

