@@ -1,7 +1,7 @@
 """Plotly figures. What they share is in `TEMPLATE`; the book recolours it for dark pages."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -55,13 +55,17 @@ def setting_name(method: Method, intervention: Intervention | None = None) -> st
 
 
 def bars_by_point(
-    values: Sequence[float], y_title: str, hook_points: Sequence[int], errors: Sequence[float] | None = None
+    values: Sequence[float] | Mapping[str, Sequence[float]],
+    y_title: str,
+    hook_points: Sequence[int],
+    errors: Sequence[float] | None = None,
 ) -> go.Figure:
-    """One bar per hook point, with an error bar if `errors` are given."""
-    bars = go.Bar(x=point_labels(hook_points), y=list(values), error_y={"array": errors, "visible": errors is not None})
-    return go.Figure(bars, layout={"template": TEMPLATE}).update_layout(
-        xaxis_title="hook point", yaxis_title=y_title, height=340
-    )
+    """One bar per hook point, with an error bar if `errors` are given; or, of a mapping, one for each of its names."""
+    figure = go.Figure(layout={"template": TEMPLATE})
+    for name, own in (values if isinstance(values, Mapping) else {y_title: values}).items():
+        error_y = {"array": errors, "visible": errors is not None}
+        figure.add_bar(x=point_labels(hook_points), y=list(own), name=name, error_y=error_y)
+    return figure.update_layout(xaxis_title="hook point", yaxis_title=y_title, height=340)
 
 
 def point_labels(hook_points: Sequence[int]) -> list[str]:

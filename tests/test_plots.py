@@ -75,6 +75,8 @@ def test_bars_have_errors_where_they_are_given():
     assert bars.x == ("embedding", "after block 2") and bars.y == (1.0, 2.0)
     assert bars.error_y.visible and bars.error_y.array == (0.1, 0.2)
     assert not bars_by_point([1.0, 2.0], "y", (0, 2)).data[0].error_y.visible
+    several = bars_by_point({"a": [1.0, 2.0], "b": [3.0, 4.0]}, "y", (0, 2)).data
+    assert [(bars.name, bars.y) for bars in several] == [("a", (1.0, 2.0)), ("b", (3.0, 4.0))]
 
 
 def test_heat_maps_have_a_dropdown_of_roles():
