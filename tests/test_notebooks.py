@@ -1,10 +1,12 @@
 """The notebooks run with other parameters than their own."""
 
+import ast
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
+from pydantic import TypeAdapter
 from real_formats import write_preset
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -66,4 +68,34 @@ def test_wrong_parameters_are_refused(name, given, message, tmp_path):
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
 def test_papermill_lists_the_parameters(path):
     parameters = papermill.inspect_notebook(path)
-    assert parameters and all(one["help"] for one in parameters.values())
+    assert parameters
+    for one in parameters.values():
+        assert one["help"] and one["inferred_type_name"] != "None", one
+        default = ast.literal_eval(one["default"])
+        TypeAdapter(eval(one["inferred_type_name"])).validate_python(default, strict=True)
+
+
+def _checked(source):
+    """What a cell gives to `check_parameters`, by keyword or as `**` of dictionaries that it writes down, and on which line."""
+    tree, dictionaries, given, lines = ast.parse(source), {}, {}, []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Assign, ast.AugAssign)) and isinstance(node.value, ast.Dict):
+            name = (node.targets[0] if isinstance(node, ast.Assign) else node.target).id
+            items = zip(node.value.keys, node.value.values, strict=True)
+            dictionaries.setdefault(name, {}).update({key.value: ast.unparse(value) for key, value in items})
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "check_parameters":
+            lines.append(node.lineno)
+            for keyword in node.keywords:
+                given |= {keyword.arg: ast.unparse(keyword.value)} if keyword.arg else dictionaries[keyword.value.id]
+    return given, lines
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_every_parameter_is_checked_before_anything_is_loaded(path):
+    cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    [cell] = [source for source in cells if "check_parameters(" in source]
+    given, lines = _checked(cell)
+    assert given == {name: name for name in papermill.inspect_notebook(path)}
+    calls = [node for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Call) and ast.unparse(node.func) == "load"]
+    assert max(lines) < min(call.lineno for call in calls)
