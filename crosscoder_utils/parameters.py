@@ -22,6 +22,8 @@ class Parameters(BaseModel):
     n_held_out: _Count
     n_texts: _Count
     n_candidates: _Count
+    n_workers: Annotated[int, Field(ge=0)]
+    ray_address: Annotated[str, Field(min_length=1)]
     max_new_tokens: _Count
     roles: Annotated[list[str | Annotated[int, Field(ge=0)]], Field(min_length=1)]
     start: int

@@ -19,14 +19,14 @@ class RayWorkers:
 
     Attributes:
         n: Number of workers.
-        address: Of a Ray cluster, such as "auto"; by default, Ray is started on this machine.
+        address: Of a Ray cluster; "auto" is the one this machine belongs to. By default, Ray is started here.
         cpus: Processor cores of each worker.
         gpus: GPUs of each worker; a worker with one computes there.
         retries: How often a task is tried again after its worker died.
     """
 
     n: int = 2
-    address: str | None = None
+    address: str = "local"
     cpus: float = 1
     gpus: float = 0
     retries: int = 3
