@@ -23,6 +23,7 @@
       control.strength.max = strengths.length - 1;
       const strength = strengths[control.strength.value];
       place.querySelector("output").textContent = strength.name;
+      control.strength.setAttribute("aria-valuetext", strength.name); // else the slider is read as 0, 1, 2
       const [completion, phrase, ...values] = strength.answers[control.prompt.value];
       const written = document.createElement("mark");
       written.textContent = completion || "(nothing)";

@@ -6,8 +6,6 @@ from importlib.resources import files
 import pandas as pd
 from IPython.display import HTML
 
-from crosscoder_utils.text_views import escaped
-
 _COLUMNS = ["cross_entropy", "completion_cross_entropy", "activation_before", "activation_after", "edit_share", "overshoot"]
 
 
@@ -41,7 +39,7 @@ def _strength(rows: pd.DataFrame) -> dict:
         [row["completion"], bool(row["says_phrase"]), *(None if pd.isna(row[c]) else round(float(row[c]), 3) for c in _COLUMNS)]
         for _, row in rows.sort_values("prompt_index").iterrows()
     ]
-    return {"name": escaped(f"{name} {value:g}"), "answers": answers}
+    return {"name": f"{name} {value:g}", "answers": answers}
 
 
 _CONTROLS = """
