@@ -1,4 +1,4 @@
-# `make book` and `make test` install what they need into .venv first.
+# `make book`, `make test` and `make browser-test` install what they need into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 # Nothing here asks the model hub for anything.
@@ -10,7 +10,7 @@ FEATURES ?= tag, colon
 OUT ?= sweep
 ARGS ?=
 
-.PHONY: book test lint bench sweep url clean
+.PHONY: book test browser-test lint bench sweep url clean
 
 book: .venv/installed
 	rm -rf _build notebooks/outputs
@@ -20,6 +20,10 @@ book: .venv/installed
 test: .venv/installed lint
 	$(BIN)/pytest
 	$(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 notebooks
+
+# Needs `make book` before, and chromium.
+browser-test: .venv/installed
+	$(BIN)/pytest tests/browser
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@
     "largest edit, share of the stream", "overshoot below the threshold"];
   for (const place of document.querySelectorAll(".explorer:not([data-ready])")) {
     place.dataset.ready = "true";
-    const { prompts, choices } = JSON.parse(place.querySelector("script").textContent);
+    const { prompts, texts, choices } = JSON.parse(place.querySelector("script").textContent);
     const control = Object.fromEntries([...place.querySelectorAll("[data-choose]")].map((c) => [c.dataset.choose, c]));
     const text = place.querySelector(".explorer-text"), figures = place.querySelector(".explorer-figures");
     const fill = (select, values) => {
@@ -23,9 +23,10 @@
       control.strength.max = strengths.length - 1;
       const strength = strengths[control.strength.value];
       place.querySelector("output").textContent = strength.name;
-      const [completion, phrase, ...values] = strength.answers[control.prompt.value];
+      control.strength.setAttribute("aria-valuetext", strength.name); // else the slider is read as 0, 1, 2
+      const [number, phrase, ...values] = strength.answers[control.prompt.value];
       const written = document.createElement("mark");
-      written.textContent = completion || "(nothing)";
+      written.textContent = texts[number] || "(nothing)";
       text.replaceChildren(prompts[control.prompt.value], written);
       const lines = [["the phrase", phrase ? "said" : "not said"], ...names.map((n, i) => [n, values[i] ?? "–"])];
       figures.replaceChildren(...lines.flatMap(([name, value]) => ["dt", "dd"].map((tag, i) => {

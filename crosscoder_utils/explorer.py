@@ -6,19 +6,20 @@ from importlib.resources import files
 import pandas as pd
 from IPython.display import HTML
 
-from crosscoder_utils.text_views import escaped
-
 _COLUMNS = ["cross_entropy", "completion_cross_entropy", "activation_before", "activation_after", "edit_share", "overshoot"]
 
 
-def explorer(table: pd.DataFrame, n_prompts: int = 10) -> HTML:
+def explorer(table: pd.DataFrame, n_prompts: int | None = None) -> HTML:
     """Controls over the rows of a sweep, with a script that has no dependencies; works from a file.
 
     Args:
         table: From `ablation_experiment`, or a `sweep` with the columns `role` and `target`.
-        n_prompts: The first prompts to offer; each adds a completion per setting to the page.
+        n_prompts: The first prompts to offer; by default all.
     """
-    rows = table[table["prompt_index"] < n_prompts]
+    rows = table if n_prompts is None else table[table["prompt_index"] < n_prompts]
+    # Many settings write the same text: each stands in the page once.
+    numbers, texts = pd.factorize(rows["completion"])
+    rows = rows.assign(text=numbers)
     prompts = rows.drop_duplicates("prompt_index").set_index("prompt_index")["prompt"].sort_index()
     choices = []
     for keys, group in rows.groupby(["role", "target", "method", "point"], dropna=False, sort=False):
@@ -26,8 +27,8 @@ def explorer(table: pd.DataFrame, n_prompts: int = 10) -> HTML:
         role, target, method, point = keys
         place = method if pd.isna(point) else f"{method}, hook point {point:g}"
         choices.append({"role": role, "target": target, "method": place, "strengths": strengths})
-    # "<" would let a text end the script element.
-    data = json.dumps({"prompts": list(prompts), "choices": choices}).replace("<", "\\u003c")
+    data = json.dumps({"prompts": list(prompts), "texts": list(texts), "choices": choices}, separators=(",", ":"))
+    data = data.replace("<", "\\u003c")  # else a text could end the script element
     script = (files("crosscoder_utils") / "explorer.js").read_text()
     return HTML(
         f'<div class="explorer">{_CONTROLS}<script type="application/json">{data}</script></div><script>{script}</script>'
@@ -38,10 +39,10 @@ def _strength(rows: pd.DataFrame) -> dict:
     first = rows.iloc[0]
     name, value = ("scale", first["scale"]) if pd.notna(first["scale"]) else ("learning rate", first["lr"])
     answers = [
-        [row["completion"], bool(row["says_phrase"]), *(None if pd.isna(row[c]) else round(float(row[c]), 3) for c in _COLUMNS)]
+        [row["text"], bool(row["says_phrase"]), *(None if pd.isna(row[c]) else round(float(row[c]), 3) for c in _COLUMNS)]
         for _, row in rows.sort_values("prompt_index").iterrows()
     ]
-    return {"name": escaped(f"{name} {value:g}"), "answers": answers}
+    return {"name": f"{name} {value:g}", "answers": answers}
 
 
 _CONTROLS = """

@@ -18,12 +18,17 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 _DASHES = ["dot", "dash", "dashdot", "longdash"]  # of reference lines
 
+# For cells with a number in black on them: the part of Viridis that is light enough for it.
+CELL_COLOURS = ["#fde725", "#a0da39", "#4ac16d", "#1fa187", "#2b8591"]
+
 TEMPLATE = go.layout.Template(
     layout={
         "colorway": COLOURS,
-        "font": {"family": "system-ui, sans-serif", "size": 13},
-        "margin": {"l": 60, "r": 20, "t": 40, "b": 50},
-        "legend": {"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0},
+        "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#222222"},
+        "title": {"x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 15}},
+        "margin": {"l": 60, "r": 20, "t": 36, "b": 56},
+        # Along the lower edge of the figure, below the axis title however many lines there are.
+        "legend": {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0, "tracegroupgap": 0},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
         "xaxis": {"gridcolor": "#e5e5e5", "zeroline": False, "automargin": True},
@@ -64,8 +69,8 @@ def bars_by_point(
     figure = go.Figure(layout={"template": TEMPLATE})
     for name, own in (values if isinstance(values, Mapping) else {y_title: values}).items():
         error_y = {"array": errors, "visible": errors is not None}
-        figure.add_bar(x=point_labels(hook_points), y=list(own), name=name, error_y=error_y)
-    return figure.update_layout(xaxis_title="hook point", yaxis_title=y_title, height=340)
+        figure.add_bar(x=point_labels(hook_points), y=list(own), name=escaped(name), error_y=error_y)
+    return figure.update_layout(xaxis_title="hook point", yaxis_title=escaped(y_title), height=340)
 
 
 def point_labels(hook_points: Sequence[int]) -> list[str]:
@@ -95,14 +100,14 @@ def condition_scatter(statistics: pd.DataFrame, x: str, y: str, highlight: dict[
         exact = [[feature, *statistics.loc[feature, [x, y]]] for feature in chosen]
         marker = {"size": 11, "line": {"color": "white", "width": 1}} if i else {"size": 5, "opacity": 0.4, "color": "#666666"}
         figure.add_scatter(
-            x=shown.loc[chosen, x], y=shown.loc[chosen, y], mode="markers", name=name, customdata=exact, marker=marker,
+            x=shown.loc[chosen, x], y=shown.loc[chosen, y], mode="markers", name=escaped(name), customdata=exact, marker=marker,
             hovertemplate=hover,
         )  # fmt: skip
     ticks = [10.0**power for power in range(top - 5, top + 1)]
     names = [f"≤ {floor:g}", *(f"{tick:g}" for tick in ticks[1:])]
     # A little room beyond the ends, so that the points there are whole.
     axis = {"type": "log", "tickvals": ticks, "ticktext": names, "range": [top - 5.2, top + 0.2]}
-    return figure.update_layout(xaxis=axis | {"title": x}, yaxis=axis | {"title": y}, height=500)
+    return figure.update_layout(xaxis=axis | {"title": escaped(x)}, yaxis=axis | {"title": escaped(y)}, height=500)
 
 
 def sweep_curves(table: pd.DataFrame, x: str, by: str, x_title: str, lines: dict[str, float]) -> go.Figure:
@@ -129,16 +134,16 @@ def sweep_curves(table: pd.DataFrame, x: str, by: str, x_title: str, lines: dict
         )  # fmt: skip
         texts = [_wrapped(examples.get((name, value), "")) for value in curve[x]]
         figure.add_scatter(
-            x=curve[x], y=curve["mean"], mode="lines+markers", name=label, legendgroup=label, line={"color": colour},
+            x=curve[x], y=curve["mean"], mode="lines+markers", name=escaped(label), legendgroup=label, line={"color": colour},
             customdata=list(zip(curve["standard_error"], texts)),
-            hovertemplate=f"{escaped(label)}, {x} %{{x:g}}<br>%{{y:.2f}} ± %{{customdata[0]:.2f}}"
+            hovertemplate=f"{_in_template(f'{label}, {x}')} %{{x:g}}<br>%{{y:.2f}} ± %{{customdata[0]:.2f}}"
             "<br>%{customdata[1]}<extra></extra>",
         )  # fmt: skip
     for (name, value), dash in zip(lines.items(), _DASHES, strict=False):
         ends = [table[x].min(), table[x].max()]
-        figure.add_scatter(x=ends, y=[value] * 2, mode="lines", name=name, line={"color": "#808080", "dash": dash})
+        figure.add_scatter(x=ends, y=[value] * 2, mode="lines", name=escaped(name), line={"color": "#808080", "dash": dash})
     ticks = np.unique(table[x].dropna())
-    axis = {"type": "log", "title": x_title, "tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks]}
+    axis = {"type": "log", "title": escaped(x_title), "tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks]}
     return figure.update_layout(xaxis=axis, yaxis_title="cross-entropy (nats per token)", height=460)
 
 
@@ -151,21 +156,23 @@ def comparison_dots(draws: pd.DataFrame, references: dict[str, float]) -> go.Fig
     """
     figure = go.Figure(layout={"template": TEMPLATE})
     lines = summarize(draws, ["role", "method", "target", "draw"])
-    lines["place"] = lines["role"] + ": " + lines["method"]
+    lines["place"] = (lines["role"] + ": " + lines["method"]).map(escaped)
     stories = draws.groupby(["role", "method", "target", "draw"])["is_story"].mean()
     lines["stories"] = stories.loc[list(lines[["role", "method", "target", "draw"]].itertuples(index=False))].to_numpy()
     for (name, value), dash in zip(references.items(), _DASHES, strict=False):
         line = {"color": "#808080", "dash": dash}
         ends = lines["place"].iloc[[0, -1]]
-        figure.add_scatter(x=[value] * 2, y=ends, mode="lines", name=name, line=line, legendrank=1001)  # behind the dots
+        # Behind the dots.
+        figure.add_scatter(x=[value] * 2, y=ends, mode="lines", name=escaped(name), line=line, legendrank=1001)
     for colour, (target, rows) in zip(COLOURS, lines.groupby("target", sort=False)):
         own = target == "feature"
         figure.add_scatter(
-            x=rows["mean"], y=rows["place"], mode="markers", name=target, customdata=rows[["standard_error", "stories"]],
+            x=rows["mean"], y=rows["place"], mode="markers", name=escaped(target),
+            customdata=rows[["standard_error", "stories"]],
             marker={"size": 11 if own else 8, "color": colour, "opacity": 1 if own else 0.5},
             error_x={"array": rows["standard_error"], "visible": own},
-            hovertemplate=f"%{{y}}, {target}<br>%{{x:.2f}} ± %{{customdata[0]:.2f}} nats; stories %{{customdata[1]:.0%}}"
-            "<extra></extra>",
+            hovertemplate=f"%{{y}}, {_in_template(target)}<br>%{{x:.2f}} ± %{{customdata[0]:.2f}} nats; "
+            "stories %{customdata[1]:.0%}<extra></extra>",
         )  # fmt: skip
     axis = {"title": "cross-entropy (nats per token)", "rangemode": "tozero"}
     order = {"categoryorder": "array", "categoryarray": lines["place"].unique(), "autorange": "reversed"}
@@ -187,11 +194,13 @@ def heat_maps(table: pd.DataFrame, hook_points: Sequence[int]) -> go.Figure:
         means = single[single["role"] == role].pivot_table(index="point", columns="scale", values="cross_entropy")
         figure.add_heatmap(
             z=means.to_numpy(), x=[f"{s:g}" for s in means.columns], y=[f"{hook_points[int(p)]}" for p in means.index],
-            zmin=low, zmax=high, colorscale="Viridis_r", visible=role == roles[0], texttemplate="%{z:.1f}", name=role,
-            hovertemplate="hook point %{y}, scale %{x}<br>%{z:.2f} nats<extra></extra>", colorbar={"title": "nats"},
+            zmin=low, zmax=high, colorscale=CELL_COLOURS, visible=role == roles[0], texttemplate="%{z:.1f}",
+            textfont={"color": "#000000"}, name=escaped(role),
+            hovertemplate="hook point %{y}, scale %{x}<br>%{z:.2f} nats<extra></extra>",
+            colorbar={"title": "nats", "thickness": 14, "outlinewidth": 0},
         )  # fmt: skip
     buttons = [
-        {"label": f"{role} feature", "method": "update", "args": [{"visible": [one == role for one in roles]}]}
+        {"label": escaped(f"{role} feature"), "method": "update", "args": [{"visible": [one == role for one in roles]}]}
         for role in roles
     ]
     menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.2, "yanchor": "top"}
@@ -209,13 +218,18 @@ def overshoot_scatter(table: pd.DataFrame) -> go.Figure:
         means = rows.groupby(keys, dropna=False)[["overshoot", "is_story"]].mean().astype(float).reset_index()
         names = [", ".join(f"{k} {row[k]:g}" for k in keys[1:] if pd.notna(row[k])) for _, row in means.iterrows()]
         figure.add_scatter(
-            x=np.arcsinh(means["overshoot"]), y=means["is_story"], mode="markers", name=method,
+            x=np.arcsinh(means["overshoot"]), y=means["is_story"], mode="markers", name=escaped(method),
             customdata=list(zip(means["overshoot"], names)), marker={"size": 8, "opacity": 0.8},
             hovertemplate="%{customdata[1]}<br>overshoot %{customdata[0]:.2f}<br>stories %{y:.0%}<extra></extra>",
         )  # fmt: skip
     ticks = [-10, -3, -1, 0, 1, 3, 10, 30, 100]
     axis = {"title": "overshoot (units of activation)", "tickvals": np.arcsinh(ticks), "ticktext": [str(t) for t in ticks]}
     return figure.update_layout(xaxis=axis, yaxis={"title": "share of stories", "tickformat": ".0%"}, height=420)
+
+
+def _in_template(label: str) -> str:
+    """A label for a hover template: escaped, also against %{...}, which stands for a value there."""
+    return escaped(label).replace("%", "&#37;")
 
 
 def _wrapped(text: str, width: int = 60, most: int = 240) -> str:

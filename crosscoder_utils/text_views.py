@@ -8,8 +8,9 @@ from IPython.display import HTML
 
 
 def escaped(text: str) -> str:
-    """`text` for HTML; dollar signs too, so that no formula is made of them."""
-    return html.escape(text).replace("$", "&#36;")
+    """`text` for HTML and for Plotly's labels; dollar signs too, so that no formula is made of them."""
+    # Plotly knows numbers of characters, but not &quot;.
+    return html.escape(text).replace("&quot;", "&#34;").replace("$", "&#36;")
 
 
 def token_strip(tokens: Sequence[str], values: Sequence[float], title: str = "") -> HTML:
@@ -37,13 +38,20 @@ def texts_table(frame: pd.DataFrame, scroll: bool = False) -> HTML:
         frame: Shown without its index.
         scroll: Put a long table into a box that scrolls.
     """
-    shown = frame.map(lambda cell: _text_cell(cell) if isinstance(cell, str) else cell)
+    shown = frame.map(_cell)
     shown.columns = [escaped(str(name)).replace("_", " ") for name in shown.columns]
     table = shown.to_html(index=False, escape=False, float_format=lambda v: f"{v:.3g}", na_rep="", border=0, classes="texts")
-    return HTML(f'<div class="texts-wrapper{" texts-tall" if scroll else ""}">{table}</div>')
+    # What is too wide or too tall scrolls, also by keyboard.
+    kind = "texts-wrapper texts-tall" if scroll else "texts-wrapper"
+    label = f"Table: {', '.join(shown.columns)}"
+    return HTML(f'<div class="{kind}" role="region" tabindex="0" aria-label="{label}">{table}</div>')
 
 
-def _text_cell(text: str) -> str:
+def _cell(value: object) -> object:
+    """Numbers and gaps are left to pandas; everything else, lists of tokens too, is text."""
+    if value is None or value is pd.NA or pd.api.types.is_number(value):
+        return value
+    text = str(value)
     shown = escaped(text).replace("\n", "<br>")
     return f'<div class="long-text">{shown}</div>' if len(text) > 60 else shown
 

@@ -68,7 +68,8 @@ def test_the_explorer_holds_every_answer_and_no_markup(table):
         assert len(data["prompts"]) == 2
         answers = [answer for c in data["choices"] for s in c["strengths"] for answer in s["answers"]]
         assert len(answers) == (shown["prompt_index"] < 2).sum()
-        assert {a[0] for a in answers} == set(shown[shown["prompt_index"] < 2]["completion"])
+        assert len(set(data["texts"])) == len(data["texts"])
+        assert {data["texts"][a[0]] for a in answers} == set(shown[shown["prompt_index"] < 2]["completion"])
         assert page.count("</script>") == 2 and "alert(1)</script>" not in page
 
 

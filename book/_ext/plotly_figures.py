@@ -4,6 +4,7 @@ Plotly 7 notebooks hold a figure as JSON only, which myst-nb leaves out. This wr
 with one plotly.min.js that all pages share, taken from the installed plotly package.
 """
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -16,8 +17,26 @@ MIME_TYPE = "application/vnd.plotly.v1+json"
 CONFIG = {
     "responsive": True,
     "displaylogo": False,
+    "typesetMath": False,  # a text with dollar signs is no formula
     "modeBarButtonsToRemove": ["sendChartToCloud", "lasso2d", "select2d"],
 }
+
+
+def figure_html(content):
+    """A figure as JSON, for draw_figures.js to draw, with the description that `show` put into it for screen readers.
+
+    Its role is "figure" and not "img", in which the menus and buttons would be hidden from those who read the description.
+    """
+    figure = {"data": content["data"], "layout": content["layout"], "config": CONFIG}
+    height = int(figure["layout"].get("height", 450))
+    alt = (figure["layout"].get("meta") or {}).get("alt")
+    label = f' aria-label="{html.escape(alt)}"' if alt else ""
+    # "<" would let a text end the script element.
+    payload = json.dumps(figure).replace("<", "\\u003c")
+    return (
+        f'<div class="plotly-figure" role="figure"{label} style="min-height:{height}px">'
+        f'<script type="application/json">{payload}</script></div>'
+    )
 
 
 class PlotlyRenderer:
@@ -29,18 +48,7 @@ class PlotlyRenderer:
     def handle_mime(renderer, data, inline):
         if data.mime_type != MIME_TYPE or inline:
             return None
-        figure = {"data": data.content["data"], "layout": data.content["layout"], "config": CONFIG}
-        height = int(figure["layout"].get("height", 450))
-        # "</" would end the script element early, wherever in a string it stands.
-        payload = json.dumps(figure).replace("</", "<\\/")
-        return [
-            nodes.raw(
-                "",
-                f'<div class="plotly-figure" style="min-height:{height}px">'
-                f'<script type="application/json">{payload}</script></div>',
-                format="html",
-            )
-        ]
+        return [nodes.raw("", figure_html(data.content), format="html")]
 
 
 def copy_plotly(app, exception):
@@ -48,6 +56,11 @@ def copy_plotly(app, exception):
     if exception is None and app.builder.format == "html":
         source = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
         shutil.copy(source, Path(app.outdir) / "_static" / "plotly.min.js")
+
+
+def name_roles_of_today(app, pagename, templatename, context, doctree):
+    """Bibliographies: docutils gives their entries a role that ARIA has dropped since."""
+    context["body"] = context.get("body", "").replace(' role="doc-biblioentry"', ' role="listitem"')
 
 
 def leave_out_thebe(app, config):
@@ -65,5 +78,6 @@ def setup(app):
     app.add_js_file("plotly.min.js")
     app.add_js_file("draw_figures.js")
     app.connect("config-inited", leave_out_thebe)
+    app.connect("html-page-context", name_roles_of_today)
     app.connect("build-finished", copy_plotly)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,51 @@
+"""axe-core's rules of WCAG 2 A and AA on every page, light and dark."""
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+OPTIONS = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}, "resultTypes": ["violations"]}
+
+# Of the theme, and not to be mended from here: (rule, how the element's HTML begins, why it stays).
+OF_THE_THEME: list[tuple[str, str, str]] = []
+
+
+def dark(page):
+    """As a reader does it: the button goes through the modes."""
+    for _ in range(3):
+        if page.evaluate("document.documentElement.dataset.theme") == "dark":
+            break
+        page.locator(".theme-switch-button:visible").first.click()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_page_keeps_the_rules(path, theme, open_page):
+    opened = open_page(path)
+    if theme == "dark":
+        dark(opened.page)
+        opened.settle()
+    violations = Axe().run(opened.page, options=OPTIONS).response["violations"]
+    found = [
+        f"{violation['id']}: {node['html'][:200]} ({node['failureSummary'][:300]})"
+        for violation in violations
+        for node in violation["nodes"]
+        if not any(rule == violation["id"] and node["html"].startswith(start) for rule, start, _ in OF_THE_THEME)
+    ]
+    assert found == []
+
+
+def test_figures_follow_the_theme(path, open_page):
+    opened = open_page(path)
+    page = opened.page
+    background = """() => [...document.querySelectorAll('.js-plotly-plot')].map((drawing) =>
+        [getComputedStyle(drawing.querySelector('svg.main-svg')).backgroundColor, drawing.layout.font?.color])"""
+    light = page.evaluate(background)
+    dark(page)
+    opened.settle()
+    behind = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    for before, after in zip(light, page.evaluate(background), strict=True):
+        assert before[0] == "rgb(255, 255, 255)" and after[0] == behind and before[1] != after[1]
+    page.reload()
+    opened.settle()
+    assert all(drawn == behind for drawn, _ in page.evaluate(background)), "drawn dark at once"
+    assert opened.problems == []

@@ -1,0 +1,98 @@
+"""Text of prompts and models is shown letter by letter: no script of it runs, no formula is set, wherever it stands."""
+
+import html
+import itertools
+import json
+import sys
+
+import pandas as pd
+import pytest
+from book_files import ROOT, book_pages
+
+from crosscoder_utils.explorer import explorer
+from crosscoder_utils.plots import bars_by_point, condition_scatter, heat_maps, overshoot_scatter, sweep_curves
+from crosscoder_utils.text_views import texts_table, token_strip
+
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+from plotly_figures import figure_html
+
+EVIL = """<script>window.ran = 1</script><img src=x onerror="window.ran = 2"> $x^2$ <b>it's</b> & &lt; %{y} --><!-- </script>"""
+
+
+def table() -> pd.DataFrame:
+    """A sweep whose texts and names are all evil."""
+    rows = [
+        {"point": float(point), "scale": scale, "prompt_index": prompt, "setting": f"{point} {scale}"}
+        for point, scale, prompt in itertools.product((0, 1), (1.0, 2.0), (0, 1))
+    ]
+    numbers = {"cross_entropy": 1.0, "completion_cross_entropy": 1.0, "overshoot": 1.0, "edit_share": 0.1, "lr": None}
+    numbers |= {"activation_before": 1.0, "activation_after": 0.0, "is_story": True, "says_phrase": False}
+    texts = {"prompt": EVIL, "completion": EVIL, "role": EVIL, "target": EVIL, "method": "single layer"}
+    return pd.DataFrame(rows).assign(**numbers, **texts)
+
+
+def figures() -> list:
+    statistics = pd.DataFrame({EVIL: [1.0, 2.0], "other": [1.0, 3.0]})
+    return [
+        sweep_curves(table(), "scale", "role", EVIL, {EVIL: 2.0}),
+        heat_maps(table(), (0, 1)),
+        overshoot_scatter(table().assign(method=EVIL)),
+        condition_scatter(statistics, EVIL, "other", {EVIL: 0}),
+        bars_by_point([1.0, 2.0], EVIL, EVIL),
+    ]
+
+
+@pytest.fixture
+def opened(open_page, tmp_path):
+    """The evil texts as the article of a page of the book which has formulas, with all of its scripts."""
+    source = next(page for page in book_pages() if "mathjax/tex" in page.read_text())
+    parts = [token_strip([EVIL, "b"], [1.0, 0.0], EVIL).data, texts_table(pd.DataFrame({EVIL: [EVIL, [EVIL]]})).data]
+    for figure in figures():
+        content = json.loads(figure.update_layout(meta={"alt": EVIL}).to_json())
+        parts.append(figure_html(content))
+    parts += [explorer(table()).data, r'<div class="math notranslate nohighlight">\[a^2\]</div>']
+    before, rest = source.read_text().split('<article class="bd-article">')
+    page = before + '<article class="bd-article">' + "".join(parts) + "</article>" + rest.partition("</article>")[2]
+    page = page.replace("<head>", f'<head><base href="{html.escape(source.as_uri())}">', 1)
+    (tmp_path / "evil.html").write_text(page)
+    opened = open_page(tmp_path / "evil.html")
+    opened.page.wait_for_selector("mjx-container", state="attached")  # formulas have been looked for
+    yield opened
+    assert opened.page.evaluate("window.ran") is None
+    assert opened.page.locator(".bd-article mjx-container").count() == 1, "a formula was made of a text"
+    assert opened.problems == []
+
+
+def literal(texts: list[str]) -> list[str]:
+    """Without blanks, since labels break into lines."""
+    return ["".join(text.split()) for text in texts]
+
+
+def test_views_are_literal(opened):
+    [evil] = literal([EVIL])
+    page = opened.page
+    for place in (".tokens strong", ".tokens span >> nth=0", "table.texts th", "table.texts td >> nth=0"):
+        assert literal([page.locator(place).text_content()]) == [evil]
+    assert literal([page.locator("table.texts td >> nth=1").text_content()]) == literal([str([EVIL])])
+    assert page.locator(".explorer-text").text_content() == EVIL + EVIL
+    assert page.locator("[data-choose=role] option").all_text_contents() == [EVIL]
+    assert page.locator("[data-choose=target] option").all_text_contents() == [EVIL]
+    assert page.locator(".plotly-figure").first.get_attribute("aria-label") == EVIL
+
+
+def test_labels_of_figures_are_literal(opened):
+    [evil] = literal([EVIL])
+    page = opened.page
+    for figure, places in enumerate([(".legendtext", ".g-xtitle"), (), (), (".g-xtitle",), (".gtitle", ".g-ytitle")]):
+        for place in places:
+            texts = literal(page.locator(".plotly-figure").nth(figure).locator(place).all_text_contents())
+            assert texts and all(evil in text for text in texts), (figure, place, texts)
+    assert evil in literal([page.locator(".figure-menus option").text_content()])[0]
+
+
+def test_hover_texts_are_literal(opened):
+    [evil] = literal([EVIL])
+    drawing = opened.page.locator(".plotly-figure .js-plotly-plot").first
+    drawing.evaluate("(one) => Plotly.Fx.hover(one, [{ curveNumber: 1, pointNumber: 0 }])")
+    shown = literal([drawing.locator(".hoverlayer .hovertext").text_content()])[0]
+    assert shown.count(evil) == 2, shown  # the curve's name, and the completion

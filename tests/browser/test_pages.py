@@ -1,0 +1,51 @@
+"""Every page: nothing fails, nothing is asked of a network, figures are drawn and described, and fit the screen."""
+
+import pytest
+
+FIGURES = """() => [...document.querySelectorAll(".plotly-figure")].map((figure) => {
+  const drawing = figure.querySelector(".js-plotly-plot"), box = drawing.querySelector("svg.main-svg").getBoundingClientRect();
+  let next = figure.closest(".cell_output > *") ?? figure;
+  next = next.nextElementSibling;
+  return {
+    width: box.width, height: box.height, traces: drawing.data.length,
+    drawn: drawing.querySelectorAll(".trace, .heatmaplayer image, .bars path, .cartesianlayer .plot path").length,
+    alt: figure.getAttribute("role") === "figure" ? figure.getAttribute("aria-label") : null,
+    caption: (next?.matches(".figure-caption") ? next : next?.querySelector(".figure-caption"))?.textContent ?? null,
+  };
+})"""
+
+# Titles and legends of a figure that overlap, or stand out of it.
+CLASHES = """() => [...document.querySelectorAll(".js-plotly-plot")].flatMap((drawing, i) => {
+  const whole = drawing.querySelector("svg.main-svg").getBoundingClientRect();
+  const all = [...drawing.querySelectorAll(".legend, .gtitle, .g-xtitle, .g-ytitle, .cartesianlayer .bg, .colorbar")];
+  const boxes = all.map((one) => [one.getAttribute("class"), one.getBoundingClientRect()]).filter(([, box]) => box.width);
+  const over = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 2;
+  const out = (box) => box.left < whole.left - 2 || box.right > whole.right + 2
+    || box.top < whole.top - 2 || box.bottom > whole.bottom + 2;
+  return boxes.flatMap(([name, box], j) => [
+    ...(out(box) ? [`figure ${i}: ${name} is cut off`] : []),
+    ...boxes.slice(j + 1).filter(([, other]) => over(box, other)).map(([other]) => `figure ${i}: ${name} is over ${other}`),
+  ]);
+})"""
+
+
+def test_a_page_opens_and_draws_its_figures(path, open_page):
+    opened = open_page(path)
+    for figure in opened.page.evaluate(FIGURES):
+        assert figure["width"] > 0 and figure["height"] > 0, figure
+        assert figure["traces"] > 0 and figure["drawn"] > 0, figure
+    assert opened.problems == []
+
+
+def test_figures_have_a_description_and_a_caption(path, open_page):
+    figures = open_page(path).page.evaluate(FIGURES)
+    assert [i for i, figure in enumerate(figures) if not figure["alt"]] == [], "figures without alt text"
+    assert [i for i, figure in enumerate(figures) if not figure["caption"]] == [], "figures without a caption after them"
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_a_page_fits_the_screen(path, width, open_page):
+    page = open_page(path, width).page
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(CLASHES) == []
