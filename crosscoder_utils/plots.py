@@ -3,13 +3,16 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML, display
+from plotly.offline import get_plotlyjs
 
 from crosscoder_utils.evaluation import summarize
+from crosscoder_utils.files import whole_file
 from crosscoder_utils.interventions import Clamp, Intervention, Method
 from crosscoder_utils.text_views import escaped
 
@@ -38,16 +41,31 @@ TEMPLATE = go.layout.Template(
 )
 
 
-def show(figure: go.Figure, caption: str, alt: str) -> None:
+def show(figure: go.Figure, caption: str, alt: str, path: str | Path | None = None) -> None:
     """Display a figure with a caption below it.
 
     Args:
         figure: What to show.
         caption: What to see in it, with n, what the error bars are, and the seed; plain text.
         alt: The same for somebody who cannot see it: what is drawn, and what comes out.
+        path: HTML file to write figure and caption to as well; plotly.min.js, which draws it, goes beside it.
     """
     figure.update_layout(meta={"alt": alt})  # the book's renderer gives it to screen readers
-    display(figure, HTML(f'<p class="figure-caption">{escaped(caption)}</p>'))
+    below = f'<p class="figure-caption">{escaped(caption)}</p>'
+    if path is not None:
+        _write_page(figure, below, Path(path))
+    display(figure, HTML(below))
+
+
+def _write_page(figure: go.Figure, below: str, path: Path) -> None:
+    # Without an id of its own the figure would get a random one: no two files would be equal.
+    drawn = figure.to_html(full_html=False, include_plotlyjs="directory", div_id=path.stem)
+    with whole_file(path) as aside:
+        aside.write_text(f'<!DOCTYPE html><meta charset="utf-8"><title>{escaped(path.stem)}</title>{drawn}{below}\n')
+    script = path.with_name("plotly.min.js")
+    if not script.exists():
+        with whole_file(script) as aside:
+            aside.write_text(get_plotlyjs())
 
 
 def setting_name(method: Method, intervention: Intervention | None = None) -> str:

@@ -20,12 +20,14 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_with_other_parameters(name, tmp_path):
-    given = PARAMETERS[name] | ({"output_dir": str(tmp_path)} if name != "01_setup" else {})
+    given = PARAMETERS[name] | {"output_dir": str(tmp_path)}
     output = tmp_path / "out.ipynb"
     papermill.execute_notebook(NOTEBOOKS / f"{name}.ipynb", output, parameters=given, progress_bar=False)
     ran = nbformat.read(output, as_version=4)
     assert any("injected-parameters" in cell.metadata.get("tags", []) for cell in ran.cells)
     assert all(cell.execution_count for cell in ran.cells if cell.cell_type == "code")
+    shown = [o for cell in ran.cells for o in cell.get("outputs", []) if "application/vnd.plotly.v1+json" in o.get("data", {})]
+    assert len(list(tmp_path.glob("figures/*.html"))) == len(shown) > 0
 
 
 SMALL = {
@@ -39,8 +41,7 @@ SMALL = {
 
 @pytest.mark.parametrize("name", SMALL)
 def test_on_local_folders_in_the_formats_of_real_models(name, folders):
-    given = SMALL[name] | {"preset": str(write_preset(folders))}
-    given |= {"output_dir": str(folders / "outputs")} if name != "01_setup" else {}
+    given = SMALL[name] | {"preset": str(write_preset(folders)), "output_dir": str(folders / "outputs")}
     papermill.execute_notebook(NOTEBOOKS / f"{name}.ipynb", folders / f"{name}.ipynb", parameters=given, progress_bar=False)
 
 

@@ -6,7 +6,15 @@ import pandas as pd
 import pytest
 
 from crosscoder_utils import Clamp, ManyLayers, Perturbation, SingleLayer
-from crosscoder_utils.plots import bars_by_point, comparison_dots, heat_maps, overshoot_scatter, setting_name, sweep_curves
+from crosscoder_utils.plots import (
+    bars_by_point,
+    comparison_dots,
+    heat_maps,
+    overshoot_scatter,
+    setting_name,
+    show,
+    sweep_curves,
+)
 from crosscoder_utils.text_views import side_by_side, texts_table, token_strip
 
 EVIL = "<script>alert(1)</script> $x^2$"
@@ -109,3 +117,17 @@ def test_comparison_dots_have_a_dot_per_draw_and_an_error_for_the_feature_alone(
     assert list(line.x) == [9.0, 9.0] and list(line.y) == ["tag: single layer", "colon: many layers"]
     assert list(own.x) == [1.5, 1.5] and own.error_x.visible and own.customdata.tolist() == [[0.5, 0.5]] * 2
     assert list(random.x) == [1.5, 2.5, 3.5] * 2 and not random.error_x.visible
+
+
+def test_a_shown_figure_can_be_kept(tmp_path):
+    files = [tmp_path / name / "bars.html" for name in ("once", "twice")]
+    for path in files:
+        show(bars_by_point([1.0, 2.0], "y", (0, 1)), EVIL, "bars", path)
+    page = files[0].read_text()
+    assert page == files[1].read_text()
+    assert (
+        "after block 1" in page
+        and "&lt;script&gt;alert(1)" in page
+        and "https://" not in page.replace("https://plotly.com", "")
+    )
+    assert sorted(p.name for p in files[0].parent.iterdir()) == ["bars.html", "plotly.min.js"]
