@@ -1,5 +1,7 @@
 """Feature cards as a figure and as HTML."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML
@@ -27,6 +29,42 @@ def card_figure(card: FeatureCard) -> go.Figure:
     figure.update_yaxes(range=[min(0, *card.decoder_encoder_cosines) * 1.1, 1], row=3)
     figure.update_annotations(x=0, xanchor="left", font_size=13)
     return figure.update_layout(template=TEMPLATE, height=520, showlegend=False)
+
+
+def card_bars(card: FeatureCard) -> HTML:
+    """What `card_figure` shows, without a script: inside widgets, hosts differ in how they draw figures, and whether."""
+    counts = [
+        (f"{low:.3g} to {high:.3g}: {count} tokens", int(count))
+        for low, high, count in zip(card.bin_edges, card.bin_edges[1:], card.bin_counts)
+    ]
+    names = point_labels(max(card.hook_points) + 1)
+    labels = [names[point] for point in card.hook_points]
+    parts = [
+        ("tokens by activation, where it fires", _columns(counts, f"{card.max_activation:.3g}") if counts else "none"),
+        ("norm of the decoder vector", _bars(labels, card.decoder_norms, max(*card.decoder_norms, 1e-9))),
+        ("cosine of decoder and encoder vector", _bars(labels, card.decoder_encoder_cosines, 1.0)),
+    ]
+    blocks = [f'<div style="flex: 1 1 16em; min-width: 0"><strong>{title}</strong>{part}</div>' for title, part in parts]
+    return HTML(f'<div style="display: flex; flex-wrap: wrap; gap: 0.75em 2em; margin-bottom: 1em">{"".join(blocks)}</div>')
+
+
+def _columns(counts: Sequence[tuple[str, int]], largest: str) -> str:
+    top = max(count for _, count in counts)
+    columns = [
+        f'<div title="{words}" style="flex: 1; background: {COLOURS[0]}; height: {100 * count / top:.1f}%"></div>'
+        for words, count in counts
+    ]
+    ends = f'<div style="display: flex; justify-content: space-between"><span>0</span><span>{largest}</span></div>'
+    return f'<div style="display: flex; align-items: end; gap: 1px; height: 6em">{"".join(columns)}</div>{ends}'
+
+
+def _bars(labels: Sequence[str], values: Sequence[float], top: float) -> str:
+    rows = [
+        f'<div style="flex: 0 0 7em">{label}</div><div style="flex: 1"><div style="background: {COLOURS[0]}; height: 0.8em; '
+        f'width: {100 * max(value, 0) / top:.1f}%"></div></div><div style="flex: 0 0 4em">{value:.3g}</div>'
+        for label, value in zip(labels, values)
+    ]
+    return "".join(f'<div style="display: flex; align-items: center; gap: 0.5em">{row}</div>' for row in rows)
 
 
 def card_html(card: FeatureCard) -> HTML:

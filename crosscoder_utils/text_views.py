@@ -13,9 +13,12 @@ def escaped(text: str) -> str:
     return html.escape(text).replace("&quot;", "&#34;").replace("$", "&#36;")
 
 
-def token_strip(tokens: Sequence[str], values: Sequence[float], title: str = "") -> HTML:
-    """Text whose tokens are shaded by `values` (not at all at 0, most at the largest); hover shows the value."""
-    top = max(max(values, default=0.0), 1e-9)
+def token_strip(tokens: Sequence[str], values: Sequence[float], title: str = "", top: float | None = None) -> HTML:
+    """Text whose tokens are shaded by `values` (not at all at 0, most at `top`, by default the largest); hover shows the value.
+
+    Give several strips the same `top` to compare them.
+    """
+    top = max(max(values, default=0.0) if top is None else top, 1e-9)
     spans = []
     for token, value in zip(tokens, values, strict=True):
         # Half transparent, so that the text keeps its contrast on light and dark pages.

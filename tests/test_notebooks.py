@@ -36,6 +36,7 @@ SMALL = {
     "03_ablation": {"n_prompts": 2, "max_new_tokens": 5},
     "04_steering": {"n_prompts": 2, "max_new_tokens": 5, "strengths": [1.0, 4.0], "starts": [-2, 0]},
     "05_sweeps": {"n_prompts": 2, "n_held_out": 2, "max_new_tokens": 5, **GRID},
+    "06_playground": {"n_prompts": 2, "n_texts": 20, "max_new_tokens": 5},
 }
 
 

