@@ -37,8 +37,7 @@ def card_bars(card: FeatureCard) -> HTML:
         (f"{low:.3g} to {high:.3g}: {count} tokens", int(count))
         for low, high, count in zip(card.bin_edges, card.bin_edges[1:], card.bin_counts)
     ]
-    names = point_labels(max(card.hook_points) + 1)
-    labels = [names[point] for point in card.hook_points]
+    labels = point_labels(card.hook_points)
     parts = [
         ("tokens by activation, where it fires", _columns(counts, f"{card.max_activation:.3g}") if counts else "none"),
         ("norm of the decoder vector", _bars(labels, card.decoder_norms, max(*card.decoder_norms, 1e-9))),

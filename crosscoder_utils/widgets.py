@@ -179,8 +179,7 @@ def _method_control(name: str, hint: Any, value: Any, setup: Setup) -> widgets.W
     label, kinds = _LABELS.get(name, name.replace("_", " ")), get_args(hint) or (hint,)
     number = value if isinstance(value, (int, float)) else None
     if name == "point":
-        names = point_labels(max(setup.hook_points) + 1)
-        options = [(names[point], index) for index, point in enumerate(setup.hook_points)]
+        options = [(name, index) for index, name in enumerate(point_labels(setup.hook_points))]
         return _made(widgets.Dropdown, label, options=options, value=number or 0)
     if float in kinds:
         # A float is a strength. Without a number to begin with, at 0.2: visible, and mild for a scale and a learning rate.
