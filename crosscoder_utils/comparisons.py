@@ -34,6 +34,11 @@ class Difference(NamedTuple):
     high: float
     n: int
 
+    def __format__(self, spec: str) -> str:
+        """Mean and interval, each by the format of a number, ".2f" by default: "+0.30 [-0.10, +0.71]"."""
+        mean, low, high = (format(value, f"+{spec or '.2f'}") for value in self[:3])
+        return f"{mean} [{low}, {high}]"
+
 
 def paired_difference(
     table: pd.DataFrame, a: int, b: int, value: str = "cross_entropy", seed: int = 0, resamples: int = 10_000
