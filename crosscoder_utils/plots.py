@@ -206,7 +206,7 @@ def heat_maps(table: pd.DataFrame, hook_points: Sequence[int]) -> go.Figure:
     """
     figure = go.Figure(layout={"template": TEMPLATE})
     single = table[table["method"] == "single layer"]
-    low, high = (single.groupby("setting")["cross_entropy"].mean().agg(["min", "max"])).tolist()
+    low, high = (single.groupby(["role", "setting"])["cross_entropy"].mean().agg(["min", "max"])).tolist()
     roles = list(single["role"].unique())
     for role in roles:
         means = single[single["role"] == role].pivot_table(index="point", columns="scale", values="cross_entropy")
