@@ -87,8 +87,8 @@ def bars_by_point(
     figure = go.Figure(layout={"template": TEMPLATE})
     for name, own in (values if isinstance(values, Mapping) else {y_title: values}).items():
         error_y = {"array": errors, "visible": errors is not None}
-        figure.add_bar(x=point_labels(hook_points), y=list(own), name=escaped(name), error_y=error_y)
-    return figure.update_layout(xaxis_title="hook point", yaxis_title=escaped(y_title), height=340)
+        figure.add_bar(x=point_labels(hook_points), y=list(own), name=_label(name), error_y=error_y)
+    return figure.update_layout(xaxis_title="hook point", yaxis_title=_label(y_title), height=340)
 
 
 def point_labels(hook_points: Sequence[int]) -> list[str]:
@@ -118,14 +118,14 @@ def condition_scatter(statistics: pd.DataFrame, x: str, y: str, highlight: dict[
         exact = [[feature, *statistics.loc[feature, [x, y]]] for feature in chosen]
         marker = {"size": 11, "line": {"color": "white", "width": 1}} if i else {"size": 5, "opacity": 0.4, "color": "#666666"}
         figure.add_scatter(
-            x=shown.loc[chosen, x], y=shown.loc[chosen, y], mode="markers", name=escaped(name), customdata=exact, marker=marker,
+            x=shown.loc[chosen, x], y=shown.loc[chosen, y], mode="markers", name=_label(name), customdata=exact, marker=marker,
             hovertemplate=hover,
         )  # fmt: skip
     ticks = [10.0**power for power in range(top - 5, top + 1)]
     names = [f"≤ {floor:g}", *(f"{tick:g}" for tick in ticks[1:])]
     # A little room beyond the ends, so that the points there are whole.
     axis = {"type": "log", "tickvals": ticks, "ticktext": names, "range": [top - 5.2, top + 0.2]}
-    return figure.update_layout(xaxis=axis | {"title": escaped(x)}, yaxis=axis | {"title": escaped(y)}, height=500)
+    return figure.update_layout(xaxis=axis | {"title": _label(x)}, yaxis=axis | {"title": _label(y)}, height=500)
 
 
 def sweep_curves(table: pd.DataFrame, x: str, by: str, x_title: str, lines: dict[str, float]) -> go.Figure:
@@ -142,7 +142,7 @@ def sweep_curves(table: pd.DataFrame, x: str, by: str, x_title: str, lines: dict
     """
     figure = go.Figure(layout={"template": TEMPLATE})
     examples = table[table["prompt_index"] == 0].drop_duplicates([by, x]).set_index([by, x])["completion"]
-    for number, (name, curve) in enumerate(summarize(table, [by, x]).sort_values(x).groupby(by, sort=False)):
+    for number, (name, curve) in enumerate(summarize(table, [by, x]).sort_values(x, kind="stable").groupby(by, sort=False)):
         colour = COLOURS[number % len(COLOURS)]
         label = f"{by} {name:g}" if isinstance(name, float) else str(name)
         low, high = curve["mean"] - curve["standard_error"], curve["mean"] + curve["standard_error"]
@@ -152,16 +152,16 @@ def sweep_curves(table: pd.DataFrame, x: str, by: str, x_title: str, lines: dict
         )  # fmt: skip
         texts = [_wrapped(examples.get((name, value), "")) for value in curve[x]]
         figure.add_scatter(
-            x=curve[x], y=curve["mean"], mode="lines+markers", name=escaped(label), legendgroup=label, line={"color": colour},
+            x=curve[x], y=curve["mean"], mode="lines+markers", name=_label(label), legendgroup=label, line={"color": colour},
             customdata=list(zip(curve["standard_error"], texts)),
-            hovertemplate=f"{_in_template(f'{label}, {x}')} %{{x:g}}<br>%{{y:.2f}} ± %{{customdata[0]:.2f}}"
+            hovertemplate=f"{_label(f'{label}, {x}')} %{{x:g}}<br>%{{y:.2f}} ± %{{customdata[0]:.2f}}"
             "<br>%{customdata[1]}<extra></extra>",
         )  # fmt: skip
     for (name, value), dash in zip(lines.items(), _DASHES, strict=False):
         ends = [table[x].min(), table[x].max()]
-        figure.add_scatter(x=ends, y=[value] * 2, mode="lines", name=escaped(name), line={"color": "#808080", "dash": dash})
+        figure.add_scatter(x=ends, y=[value] * 2, mode="lines", name=_label(name), line={"color": "#808080", "dash": dash})
     ticks = np.unique(table[x].dropna())
-    axis = {"type": "log", "title": escaped(x_title), "tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks]}
+    axis = {"type": "log", "title": _label(x_title), "tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks]}
     return figure.update_layout(xaxis=axis, yaxis_title="cross-entropy (nats per token)", height=460)
 
 
@@ -174,22 +174,22 @@ def comparison_dots(draws: pd.DataFrame, references: dict[str, float]) -> go.Fig
     """
     figure = go.Figure(layout={"template": TEMPLATE})
     lines = summarize(draws, ["role", "method", "target", "draw"])
-    lines["place"] = (lines["role"] + ": " + lines["method"]).map(escaped)
+    lines["place"] = (lines["role"] + ": " + lines["method"]).map(_label)
     stories = draws.groupby(["role", "method", "target", "draw"])["is_story"].mean()
     lines["stories"] = stories.loc[list(lines[["role", "method", "target", "draw"]].itertuples(index=False))].to_numpy()
     for (name, value), dash in zip(references.items(), _DASHES, strict=False):
         line = {"color": "#808080", "dash": dash}
         ends = lines["place"].iloc[[0, -1]]
         # Behind the dots.
-        figure.add_scatter(x=[value] * 2, y=ends, mode="lines", name=escaped(name), line=line, legendrank=1001)
+        figure.add_scatter(x=[value] * 2, y=ends, mode="lines", name=_label(name), line=line, legendrank=1001)
     for colour, (target, rows) in zip(COLOURS, lines.groupby("target", sort=False)):
         own = target == "feature"
         figure.add_scatter(
-            x=rows["mean"], y=rows["place"], mode="markers", name=escaped(target),
+            x=rows["mean"], y=rows["place"], mode="markers", name=_label(target),
             customdata=rows[["standard_error", "stories"]],
             marker={"size": 11 if own else 8, "color": colour, "opacity": 1 if own else 0.5},
             error_x={"array": rows["standard_error"], "visible": own},
-            hovertemplate=f"%{{y}}, {_in_template(target)}<br>%{{x:.2f}} ± %{{customdata[0]:.2f}} nats; "
+            hovertemplate=f"%{{y}}, {_label(target)}<br>%{{x:.2f}} ± %{{customdata[0]:.2f}} nats; "
             "stories %{customdata[1]:.0%}<extra></extra>",
         )  # fmt: skip
     axis = {"title": "cross-entropy (nats per token)", "rangemode": "tozero"}
@@ -213,12 +213,12 @@ def heat_maps(table: pd.DataFrame, hook_points: Sequence[int]) -> go.Figure:
         figure.add_heatmap(
             z=means.to_numpy(), x=[f"{s:g}" for s in means.columns], y=[f"{hook_points[int(p)]}" for p in means.index],
             zmin=low, zmax=high, colorscale=CELL_COLOURS, visible=role == roles[0], texttemplate="%{z:.1f}",
-            textfont={"color": "#000000"}, name=escaped(role),
+            textfont={"color": "#000000"}, name=_label(role),
             hovertemplate="hook point %{y}, scale %{x}<br>%{z:.2f} nats<extra></extra>",
             colorbar={"title": "nats", "thickness": 14, "outlinewidth": 0},
         )  # fmt: skip
     buttons = [
-        {"label": escaped(f"{role} feature"), "method": "update", "args": [{"visible": [one == role for one in roles]}]}
+        {"label": _label(f"{role} feature"), "method": "update", "args": [{"visible": [one == role for one in roles]}]}
         for role in roles
     ]
     menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.2, "yanchor": "top"}
@@ -236,7 +236,7 @@ def overshoot_scatter(table: pd.DataFrame) -> go.Figure:
         means = rows.groupby(keys, dropna=False)[["overshoot", "is_story"]].mean().astype(float).reset_index()
         names = [", ".join(f"{k} {row[k]:g}" for k in keys[1:] if pd.notna(row[k])) for _, row in means.iterrows()]
         figure.add_scatter(
-            x=np.arcsinh(means["overshoot"]), y=means["is_story"], mode="markers", name=escaped(method),
+            x=np.arcsinh(means["overshoot"]), y=means["is_story"], mode="markers", name=_label(method),
             customdata=list(zip(means["overshoot"], names)), marker={"size": 8, "opacity": 0.8},
             hovertemplate="%{customdata[1]}<br>overshoot %{customdata[0]:.2f}<br>stories %{y:.0%}<extra></extra>",
         )  # fmt: skip
@@ -245,9 +245,9 @@ def overshoot_scatter(table: pd.DataFrame) -> go.Figure:
     return figure.update_layout(xaxis=axis, yaxis={"title": "share of stories", "tickformat": ".0%"}, height=420)
 
 
-def _in_template(label: str) -> str:
-    """A label for a hover template: escaped, also against %{...}, which stands for a value there."""
-    return escaped(label).replace("%", "&#37;")
+def _label(text: str) -> str:
+    """A text as Plotly shows it literally: escaped, also against %{...}, which stands for a value in names and templates."""
+    return escaped(text).replace("%", "&#37;")
 
 
 def _wrapped(text: str, width: int = 60, most: int = 240) -> str:

@@ -10,7 +10,7 @@ import pytest
 from book_files import ROOT, book_pages
 
 from crosscoder_utils.explorer import explorer
-from crosscoder_utils.plots import bars_by_point, condition_scatter, heat_maps, overshoot_scatter, sweep_curves
+from crosscoder_utils.plots import bars_by_point, comparison_dots, condition_scatter, heat_maps, overshoot_scatter, sweep_curves
 from crosscoder_utils.text_views import texts_table, token_strip
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -38,28 +38,29 @@ def figures() -> list:
         heat_maps(table(), (0, 1)),
         overshoot_scatter(table().assign(method=EVIL)),
         condition_scatter(statistics, EVIL, "other", {EVIL: 0}),
-        bars_by_point([1.0, 2.0], EVIL, EVIL),
+        bars_by_point({EVIL: [1.0, 2.0], "b": [1.0, 2.0]}, EVIL, (0, 1)),
+        comparison_dots(table().assign(draw=0), {EVIL: 1.0}),
     ]
 
 
 @pytest.fixture
 def opened(open_page, tmp_path):
-    """The evil texts as the article of a page of the book which has formulas, with all of its scripts."""
+    """The evil texts on top of a page of the book which has formulas, with all of its scripts."""
     source = next(page for page in book_pages() if "mathjax/tex" in page.read_text())
     parts = [token_strip([EVIL, "b"], [1.0, 0.0], EVIL).data, texts_table(pd.DataFrame({EVIL: [EVIL, [EVIL]]})).data]
     for figure in figures():
         content = json.loads(figure.update_layout(meta={"alt": EVIL}).to_json())
         parts.append(figure_html(content))
     parts += [explorer(table()).data, r'<div class="math notranslate nohighlight">\[a^2\]</div>']
-    before, rest = source.read_text().split('<article class="bd-article">')
-    page = before + '<article class="bd-article">' + "".join(parts) + "</article>" + rest.partition("</article>")[2]
+    before, start, after = source.read_text().partition('<article class="bd-article">')
+    page = f'{before}{start}<div id="evil">{"".join(parts)}</div>{after}'
     page = page.replace("<head>", f'<head><base href="{html.escape(source.as_uri())}">', 1)
     (tmp_path / "evil.html").write_text(page)
     opened = open_page(tmp_path / "evil.html")
-    opened.page.wait_for_selector("mjx-container", state="attached")  # formulas have been looked for
+    opened.page.wait_for_selector("#evil mjx-container", state="attached")  # formulas have been looked for
     yield opened
     assert opened.page.evaluate("window.ran") is None
-    assert opened.page.locator(".bd-article mjx-container").count() == 1, "a formula was made of a text"
+    assert opened.page.locator("#evil mjx-container").count() == 1, "a formula was made of a text"
     assert opened.problems == []
 
 
@@ -70,7 +71,7 @@ def literal(texts: list[str]) -> list[str]:
 
 def test_views_are_literal(opened):
     [evil] = literal([EVIL])
-    page = opened.page
+    page = opened.page.locator("#evil")
     for place in (".tokens strong", ".tokens span >> nth=0", "table.texts th", "table.texts td >> nth=0"):
         assert literal([page.locator(place).text_content()]) == [evil]
     assert literal([page.locator("table.texts td >> nth=1").text_content()]) == literal([str([EVIL])])
@@ -80,10 +81,21 @@ def test_views_are_literal(opened):
     assert page.locator(".plotly-figure").first.get_attribute("aria-label") == EVIL
 
 
+# Of each of `figures`, where its evil texts stand.
+PLACES = [
+    (".legendtext", ".g-xtitle"),
+    (),
+    (),
+    (".g-xtitle",),
+    (".legendtext >> nth=0", ".g-ytitle"),
+    (".ytick", ".legendtext"),
+]
+
+
 def test_labels_of_figures_are_literal(opened):
     [evil] = literal([EVIL])
-    page = opened.page
-    for figure, places in enumerate([(".legendtext", ".g-xtitle"), (), (), (".g-xtitle",), (".gtitle", ".g-ytitle")]):
+    page = opened.page.locator("#evil")
+    for figure, places in enumerate(PLACES):
         for place in places:
             texts = literal(page.locator(".plotly-figure").nth(figure).locator(place).all_text_contents())
             assert texts and all(evil in text for text in texts), (figure, place, texts)
@@ -92,7 +104,7 @@ def test_labels_of_figures_are_literal(opened):
 
 def test_hover_texts_are_literal(opened):
     [evil] = literal([EVIL])
-    drawing = opened.page.locator(".plotly-figure .js-plotly-plot").first
+    drawing = opened.page.locator("#evil .plotly-figure .js-plotly-plot").first
     drawing.evaluate("(one) => Plotly.Fx.hover(one, [{ curveNumber: 1, pointNumber: 0 }])")
     shown = literal([drawing.locator(".hoverlayer .hovertext").text_content()])[0]
     assert shown.count(evil) == 2, shown  # the curve's name, and the completion
