@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,21 +65,26 @@ class Opened:
         self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 100)))")
 
 
-@pytest.fixture
-def open_page(browser):
-    """Open a file at a width; the network is off, and all that is asked of it is a problem."""
-    contexts = []
+@pytest.fixture(scope="session")
+def opened_at(browser):
+    """A context manager: a file opened at a width. The network is off, and all that is asked of it is a problem."""
 
-    def open_at(path: Path, width: int = 1400, height: int = 900) -> Opened:
-        context = browser.new_context(viewport={"width": width, "height": height}, offline=True, color_scheme="light")
-        contexts.append(context)
+    @contextmanager
+    def opened_at(path: Path, width: int = 1400):
+        context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, color_scheme="light")
         opened = Opened(context.new_page())
         opened.watch()
         context.route(re.compile("^(?!file:|data:|blob:)"), opened.refuse)
         opened.page.goto(path.as_uri())
         opened.settle()
-        return opened
-
-    yield open_at
-    for context in contexts:
+        yield opened
         context.close()
+
+    return opened_at
+
+
+@pytest.fixture
+def open_page(opened_at):
+    """Open a file, to be closed after the test."""
+    with ExitStack() as stack:
+        yield lambda path, width=1400: stack.enter_context(opened_at(path, width))

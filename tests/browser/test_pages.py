@@ -1,5 +1,7 @@
 """Every page: nothing fails, nothing is asked of a network, figures are drawn and described, and fit the screen."""
 
+from functools import cache
+
 import pytest
 
 FIGURES = """() => [...document.querySelectorAll(".plotly-figure")].map((figure) => {
@@ -30,22 +32,37 @@ CLASHES = """() => [...document.querySelectorAll(".js-plotly-plot")].flatMap((dr
 })"""
 
 
-def test_a_page_opens_and_draws_its_figures(path, open_page):
-    opened = open_page(path)
-    for figure in opened.page.evaluate(FIGURES):
+@pytest.fixture(scope="module")
+def seen(opened_at):
+    """What a page looks like at a width; opened once for all tests that ask."""
+
+    @cache
+    def seen(path, width: int = 1400) -> dict:
+        with opened_at(path, width) as opened:
+            page = opened.page
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            figures, clashes = page.evaluate(FIGURES), page.evaluate(CLASHES)
+            return {"figures": figures, "clashes": clashes, "wide": wide, "problems": opened.problems}
+
+    return seen
+
+
+def test_a_page_opens_and_draws_its_figures(path, seen):
+    found = seen(path)
+    for figure in found["figures"]:
         assert figure["width"] > 0 and figure["height"] > 0, figure
         assert figure["traces"] > 0 and figure["drawn"] > 0, figure
-    assert opened.problems == []
+    assert found["problems"] == []
 
 
-def test_figures_have_a_description_and_a_caption(path, open_page):
-    figures = open_page(path).page.evaluate(FIGURES)
+def test_figures_have_a_description_and_a_caption(path, seen):
+    figures = seen(path)["figures"]
     assert [i for i, figure in enumerate(figures) if not figure["alt"]] == [], "figures without alt text"
     assert [i for i, figure in enumerate(figures) if not figure["caption"]] == [], "figures without a caption after them"
 
 
 @pytest.mark.parametrize("width", [400, 1400])
-def test_a_page_fits_the_screen(path, width, open_page):
-    page = open_page(path, width).page
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.evaluate(CLASHES) == []
+def test_a_page_fits_the_screen(path, width, seen):
+    found = seen(path, width)
+    assert found["wide"] <= width
+    assert found["clashes"] == []
