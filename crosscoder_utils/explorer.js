@@ -1,7 +1,7 @@
 // Answers of a precomputed sweep (see explorer.py). All text goes in as text, never as HTML.
 (() => {
-  const names = ["cross-entropy (nats per token)", "of the completion only", "target's mean activation before", "target's mean activation after",
-    "largest edit, share of the stream", "overshoot below the threshold"];
+  const names = ["cross-entropy (nats per token)", "of the completion only", "target's mean activation before",
+    "target's mean activation after", "largest edit, share of the stream", "overshoot below the threshold"];
   for (const place of document.querySelectorAll(".explorer:not([data-ready])")) {
     place.dataset.ready = "true";
     const { prompts, texts, choices } = JSON.parse(place.querySelector("script").textContent);
