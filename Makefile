@@ -12,8 +12,9 @@ ARGS ?=
 
 .PHONY: book test browser-test lint bench sweep url clean
 
+# Rows of sweeps that are in notebooks/outputs already, under the ids of what made them, are not computed again.
 book: .venv/installed
-	rm -rf _build notebooks/outputs
+	rm -rf _build
 	$(BIN)/jupyter-book build . -W --keep-going
 	@test -f _build/html/index.html && echo "Open _build/html/index.html"
 

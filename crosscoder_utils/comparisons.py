@@ -1,4 +1,4 @@
-"""Comparing the settings of a sweep: best ones, paired differences with intervals, sensitivity.
+"""Comparing the settings of a sweep: paired differences with intervals, sensitivity, controls.
 
 Every setting saw the same prompts, so settings are compared prompt by prompt; the standard errors of two means overstate the
 uncertainty of their difference.
@@ -9,14 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-
-from crosscoder_utils.evaluation import summarize
-
-
-def best_settings(table: pd.DataFrame, by: Sequence[str], value: str = "cross_entropy") -> pd.DataFrame:
-    """For each group of equal `by`, the line of `summarize` of its setting with the lowest mean of `value`."""
-    summary = summarize(table, [*by, "setting"], value)
-    return summary.loc[summary.groupby(list(by), dropna=False, sort=False)["mean"].idxmin()].reset_index(drop=True)
+from jaxtyping import Bool, Float, Int
 
 
 class Difference(NamedTuple):
@@ -26,7 +19,7 @@ class Difference(NamedTuple):
         mean: Over the pairs.
         low: 2.5th percentile of bootstrapped means.
         high: 97.5th percentile.
-        n: Number of pairs.
+        n: Number of prompts.
     """
 
     mean: float
@@ -53,18 +46,41 @@ def paired_difference(
         seed: Of the resampling.
         resamples: Number of bootstrapped means.
 
+    Returns:
+        With a single prompt there is no interval: its ends are NaN.
+
     Raises:
-        ValueError: If the settings were not tried on the same prompts.
+        ValueError: If the settings were not tried on the same prompts, or there are values that are no numbers.
     """
     first, second = (table[table["setting"] == one].set_index("prompt_index")[value].sort_index() for one in (a, b))
     if not first.index.equals(second.index) or not len(first):
         raise ValueError(
             f"settings {a} and {b} have {len(first)} and {len(second)} prompts that are not the same; sweep both on all"
         )
-    pairs = (first - second).to_numpy(float)
-    drawn = np.random.default_rng(seed).integers(len(pairs), size=(resamples, len(pairs)))
-    low, high = np.quantile(pairs[drawn].mean(1), [0.025, 0.975])
-    return Difference(float(pairs.mean()), float(low), float(high), len(pairs))
+    return crossed_difference(first.to_numpy(float)[None], second.to_numpy(float), seed, resamples)
+
+
+def crossed_difference(
+    a: Float[np.ndarray, "draw prompt"], b: Float[np.ndarray, " prompt"], seed: int = 0, resamples: int = 10_000
+) -> Difference:
+    """Mean of `a` minus that of `b`, with a percentile bootstrap over prompts and over the draws of `a`, both at once.
+
+    Both are chance: which prompts, and which random directions, say, stand for all. Of a single draw, only prompts are
+    resampled. Errors and single prompts are as in `paired_difference`.
+    """
+    pairs = a - b
+    if np.isnan(pairs).any():
+        raise ValueError(
+            f"{np.isnan(pairs).sum()} of {pairs.size} differences are no numbers; leave such rows out, or compare others"
+        )
+    generator = np.random.default_rng(seed)
+    n_draws, n = pairs.shape
+    low = high = float("nan")
+    if n > 1:
+        # How often each draw and each prompt comes in each resample, as shares.
+        draws, prompts = (generator.multinomial(k, np.full(k, 1 / k), resamples) / k for k in (n_draws, n))
+        low, high = np.quantile((draws @ pairs * prompts).sum(1), [0.025, 0.975])
+    return Difference(float(pairs.mean()), float(low), float(high), n)
 
 
 def sensitivity(summary: pd.DataFrame, x: str, tolerance: float = 0.3) -> float:
@@ -96,30 +112,37 @@ def sensitivity(summary: pd.DataFrame, x: str, tolerance: float = 0.3) -> float:
     return float(ends[1] - ends[0])
 
 
-def like_feature(firing_rate: np.ndarray, feature: int, exclude: Sequence[int] = (), seed: int = 0) -> int:
-    """A random live feature that fires about as often as `feature`: a control.
+def like_feature(fires: Bool[np.ndarray, "token feature"], feature: int, exclude: Sequence[int] = (), seed: int = 0) -> int:
+    """A random feature that fires about as often as `feature`: a control.
 
-    It is drawn from the 20 whose firing rates are nearest; arguments and errors are those of `like_in_rate`, and the seed of
-    the draw.
+    It is drawn from the 20 first of `like_features`, with `seed`; arguments and errors are the same.
     """
-    return int(np.random.default_rng(seed).choice(like_in_rate(firing_rate, feature, exclude)[:20]))
+    return int(np.random.default_rng(seed).choice(like_features(fires, feature, exclude)[:20]))
 
 
-def like_in_rate(firing_rate: np.ndarray, feature: int, exclude: Sequence[int] = ()) -> np.ndarray:
-    """The other live features, those first whose firing rates are nearest on a logarithmic scale.
+def like_features(
+    fires: Bool[np.ndarray, "token feature"], feature: int, exclude: Sequence[int] = ()
+) -> Int[np.ndarray, " feature"]:
+    """The other features, those first whose firing rates are nearest on a logarithmic scale.
+
+    Left out are those that fire on no token, and those that fire on much the same tokens as `feature` (more than half of
+    the tokens on which either fires): they may be about the same thing, and then are no control.
 
     Args:
-        firing_rate: Share of tokens on which each feature fires, such as from `reconstruction`.
+        fires: Which features fire on which tokens, of the texts that are intervened on.
         feature: The feature to be like; it is left out itself.
         exclude: Features that are no controls, such as those of the other roles.
 
     Raises:
-        ValueError: If no other feature fires.
+        ValueError: If no other feature is left.
     """
-    candidates = np.setdiff1d(np.flatnonzero(firing_rate > 0), [feature, *exclude])
-    if not len(candidates) or firing_rate[feature] == 0:
+    counts, own = fires.sum(0), fires[:, feature]
+    both = fires[own].sum(0)
+    apart = both <= 0.5 * (counts + own.sum() - both)
+    candidates = np.setdiff1d(np.flatnonzero((counts > 0) & apart), [feature, *exclude])
+    if not len(candidates) or not own.any():
         raise ValueError(
-            f"feature {feature} fires on {firing_rate[feature]:.2%} of tokens, {len(candidates)} others fire; give more texts"
+            f"feature {feature} fires on {own.sum()} of {len(own)} tokens, {len(candidates)} others on others; give more texts"
         )
-    distance = np.abs(np.log(firing_rate[candidates]) - np.log(firing_rate[feature]))
+    distance = np.abs(np.log(counts[candidates]) - np.log(counts[feature]))
     return candidates[np.argsort(distance, kind="stable")]

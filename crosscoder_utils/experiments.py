@@ -1,4 +1,4 @@
-"""The quantitative experiment that the book reports: every method over its grid, with controls, on two sets of prompts."""
+"""The quantitative experiments that the book reports: every method over its grid, with controls, on two sets of prompts."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from jaxtyping import Bool
 
-from crosscoder_utils.comparisons import like_feature, like_in_rate
-from crosscoder_utils.evaluation import reconstruction, score, summarize, token_losses
+from crosscoder_utils.comparisons import like_feature, like_features
+from crosscoder_utils.discovery import encode_texts
+from crosscoder_utils.evaluation import score, token_losses
 from crosscoder_utils.generation import generate
-from crosscoder_utils.interventions import Ablate, Perturbation, method_from
+from crosscoder_utils.interventions import Ablate, Method, Perturbation, method_from
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import remove_tag
 from crosscoder_utils.sweeps import Workers, ablation_grid, sweep
@@ -30,6 +33,7 @@ def ablation_experiment(
     seed: int = 0,
     progress: bool = False,
     workers: Workers | None = None,
+    targets: Sequence[str] = TARGETS,
     **grid: Sequence[float] | int,
 ) -> pd.DataFrame:
     """Ablate features and their controls on deployment prompts.
@@ -47,23 +51,25 @@ def ablation_experiment(
         seed: Of sampling and of the controls.
         progress: Show progress bars.
         workers: Who computes the rows; by default, this process.
+        targets: Which of `TARGETS` to ablate.
         **grid: As for `ablation_grid`.
 
     Returns:
-        The columns of `sweep`, with `setting` counted over the whole table; `role`; `target`, one of `TARGETS`; and `set`,
-        "chosen on" or "held out".
+        The columns of `sweep`; `role`; `target`, one of `TARGETS`; and `set`, "chosen on" or "held out".
     """
     prompts = setup.prompts(n_prompts + n_held_out, deployment=True)
-    controls = like_features(setup, features, seed)
-    tables, n_settings = [], 0
+    fires = _fires_on_prompts(setup, len(prompts)) if "like feature" in targets else None
+    kinds, interventions = [], []
     for role, feature in features.items():
-        for target in TARGETS:
-            ablated = controls[role] if target == "like feature" else feature
-            interventions = ablation_grid(ablated, setup.n_points, random=seed if target == TARGETS[2] else None, **grid)
-            table = sweep(setup, prompts, interventions, max_new_tokens, seed, "target", progress, folder, workers)
-            tables.append(table.assign(role=role, target=target, setting=table["setting"] + n_settings))
-            n_settings += len(interventions)
-    return _with_sets(pd.concat(tables, ignore_index=True), n_prompts)
+        for target in targets:
+            ablated = like_feature(fires, feature, list(features.values()), seed) if target == "like feature" else feature
+            own = ablation_grid(ablated, setup.n_points, random=seed if target == "random direction" else None, **grid)
+            kinds += [(role, target)] * len(own)
+            interventions += own
+    table = sweep(setup, prompts, interventions, max_new_tokens, seed, "target", progress, folder, workers)
+    roles, ablated = zip(*(kinds[setting] for setting in table["setting"]), strict=True)
+    sets = ["chosen on" if i < n_prompts else "held out" for i in table["prompt_index"]]
+    return table.assign(role=roles, target=ablated, set=sets)
 
 
 def steps_experiment(
@@ -87,15 +93,57 @@ def steps_experiment(
     return pd.concat(tables, ignore_index=True)
 
 
-def like_features(setup: Setup, features: Mapping[str, int], seed: int = 0, n_texts: int = 100) -> dict[str, int]:
-    """A control of like firing rate for each role, measured on training texts of both kinds."""
-    rates = _firing_rates(setup, n_texts)
-    return {role: like_feature(rates, feature, list(features.values()), seed) for role, feature in features.items()}
+def control_draws(
+    setup: Setup,
+    features: Mapping[str, int],
+    table: pd.DataFrame,
+    settings: Sequence[int],
+    folder: str | Path,
+    n_like: int = 10,
+    n_random: int = 10,
+) -> pd.DataFrame:
+    """Settings on the held-out prompts, each beside several draws of its controls with the same parameters.
+
+    One random direction, or one other feature, may happen to do what others do not.
+
+    Args:
+        setup: From `load`.
+        features: Role -> feature; those of all roles are kept out of the controls.
+        table: From `ablation_experiment`.
+        settings: Some of its settings whose target is the feature.
+        folder: Where rows are kept.
+        n_like: Other features, those nearest in firing rate.
+        n_random: Random directions, with seeds 0, 1, ...
+
+    Returns:
+        The columns of `sweep`; `role`; `target`, one of `TARGETS`; `draw`, 0 for the feature itself; and `setting`, that of
+        the feature.
+    """
+    prompts = table[table["set"] == "held out"].drop_duplicates("prompt_index")["prompt"].tolist()
+    made = {"max_new_tokens": int(table["max_new_tokens"].iloc[0]), "seed": int(table["seed"].iloc[0])}
+    lines = table.drop_duplicates("setting").set_index("setting")
+    fires = _fires_on_prompts(setup, table["prompt_index"].nunique()) if n_like else None
+    kinds, interventions = [], []
+    for setting in settings:
+        role, method = lines.at[setting, "role"], method_from(json.loads(lines.at[setting, "settings"]))
+        for target, drawn in _targets(role, method, features, fires, n_like, n_random).items():
+            kinds += [(role, target, draw, setting) for draw in range(len(drawn))]
+            interventions += drawn
+    rows = sweep(setup, prompts, interventions, progress=False, folder=folder, **made)
+    columns = pd.DataFrame([kinds[i] for i in rows["setting"]], columns=["role", "target", "draw", "setting"])
+    return rows.assign(**columns)
 
 
-def _firing_rates(setup: Setup, n_texts: int = 100) -> np.ndarray:
-    texts = [text for deployment in (True, False) for text in setup.examples(n_texts, deployment, split="train")]
-    return reconstruction(setup, texts).firing_rate
+def _targets(
+    role: str, method: Method, features: Mapping[str, int], fires: np.ndarray | None, n_like: int, n_random: int
+) -> dict[str, list[Ablate]]:
+    feature = features[role]
+    others = like_features(fires, feature, list(features.values()))[:n_like].tolist() if n_like else []
+    return {
+        "feature": [Ablate(feature, method)],
+        "like feature": [Ablate(other, method) for other in others],
+        "random direction": [Ablate(feature, replace(method, random=seed)) for seed in range(n_random)],
+    }
 
 
 def reference_lines(setup: Setup, n_prompts: int = 20, max_new_tokens: int = 80, skip: int = 0) -> dict[str, float]:
@@ -119,64 +167,50 @@ def reference_lines(setup: Setup, n_prompts: int = 20, max_new_tokens: int = 80,
     return lines | {"stories of the data": float(sum(loss.mean() for loss in losses)) / len(losses)}
 
 
-def best_by_method(table: pd.DataFrame) -> pd.DataFrame:
+def best_by_method(table: pd.DataFrame, tolerance: float = 0.0) -> pd.DataFrame:
     """Per role and method, the feature's best setting on the prompts to choose on, and how it does on the held-out ones.
+
+    Many strengths may be about as good. With a `tolerance`, it is the *gentlest* of them: the one with the smallest edit
+    among those whose mean is that near to the best. Settings under which most completions are empty are passed over, since
+    of an empty completion only the prompt is scored.
 
     Args:
         table: From `ablation_experiment`.
+        tolerance: In nats per token.
 
     Returns:
         `role`, `method`, `setting`, `point`, `scale`, `lr`; `mean` and `standard_error` of the cross-entropy on the first
-        set and, as `held_out_mean` and `held_out_error`, on the second; `stories`, the share of all completions.
+        set; `edit_share`, the mean over its prompts of the largest edit as a share of the stream; and, on the second set,
+        `held_out_mean`, `held_out_error` and `stories`, the share of completions.
     """
     own = table[table["target"] == "feature"]
+    first, second = own[own["set"] == "chosen on"], own[own["set"] == "held out"]
     keys = ["role", "method", "setting", "point", "scale", "lr"]
-    first, second = (summarize(own[own["set"] == name], keys) for name in ("chosen on", "held out"))
-    best = first.loc[first.groupby(["role", "method"], sort=False)["mean"].idxmin()].drop(columns="n")
-    confirmed = second.set_index("setting").loc[best["setting"], ["mean", "standard_error"]]
-    stories = own.groupby("setting")["is_story"].mean().loc[best["setting"]]
-    held_out = {"held_out_mean": confirmed["mean"].to_numpy(), "held_out_error": confirmed["standard_error"].to_numpy()}
-    return best.assign(**held_out, stories=stories.to_numpy()).reset_index(drop=True)
+    columns = {
+        "mean": ("cross_entropy", "mean"),
+        "standard_error": ("cross_entropy", "sem"),
+        "edit_share": ("edit_share", "mean"),
+        "empty": ("n_tokens", lambda n: (n == 0).mean()),
+    }
+    lines = first.groupby(keys, dropna=False, sort=False).agg(**columns).reset_index()
+    lines = lines[lines.pop("empty") <= 0.5]
+    lowest = lines.groupby(["role", "method"], sort=False)["mean"].transform("min")
+    near = lines[lines["mean"] <= lowest + tolerance].sort_values("edit_share" if tolerance else "mean", kind="stable")
+    best = near.groupby(["role", "method"], sort=False).head(1).sort_values("setting").reset_index(drop=True)
+    held_out = second.groupby("setting").agg(
+        held_out_mean=("cross_entropy", "mean"), held_out_error=("cross_entropy", "sem"), stories=("is_story", "mean")
+    )
+    return best.join(held_out, on="setting")
 
 
-def control_draws(
-    setup: Setup, features: Mapping[str, int], table: pd.DataFrame, best: pd.DataFrame, folder: str | Path, n_draws: int = 10
-) -> pd.DataFrame:
-    """Each method's best setting on the held-out prompts, beside several draws of each control at the same setting.
-
-    One random direction, or one other feature, may happen to do what others do not.
-
-    Args:
-        setup: From `load`.
-        features: Role -> feature; those of all roles are kept out of the controls.
-        table: From `ablation_experiment`.
-        best: From `best_by_method`.
-        folder: Where rows are kept.
-        n_draws: Random directions, with seeds 0, 1, ...; and features, those nearest in firing rate.
-
-    Returns:
-        The columns of `sweep` with `role`, `method`, `target` (one of `TARGETS`) and `draw`; the feature itself is draw 0.
-    """
-    held_out = table[table["set"] == "held out"]
-    prompts = held_out.drop_duplicates("prompt_index")["prompt"].tolist()
-    made = {"max_new_tokens": int(table["max_new_tokens"].iloc[0]), "seed": int(table["seed"].iloc[0])}
-    rates = _firing_rates(setup)
-    tables = []
-    for one in best.itertuples():
-        method = method_from(json.loads(table.loc[table["setting"] == one.setting, "settings"].iloc[0]))
-        feature, drawn = features[one.role], range(n_draws)
-        targets = {
-            "feature": [Ablate(feature, method)],
-            "like feature": [
-                Ablate(other, method) for other in like_in_rate(rates, feature, list(features.values()))[:n_draws].tolist()
-            ],
-            "random direction": [Ablate(feature, replace(method, random=seed)) for seed in drawn],
-        }
-        for target, interventions in targets.items():
-            rows = sweep(setup, prompts, interventions, progress=False, folder=folder, **made)
-            tables.append(rows.assign(role=one.role, target=target, draw=rows["setting"]))
-    return pd.concat(tables, ignore_index=True)
+def whole_curves(table: pd.DataFrame, best: pd.DataFrame) -> list[int]:
+    """The settings that differ from one of `best` (from `best_by_method`) in nothing but the strength."""
+    keys = ["role", "method", "point"]
+    own = table[table["target"] == "feature"].drop_duplicates("setting")
+    return own.merge(best[keys], on=keys)["setting"].tolist()
 
 
-def _with_sets(table: pd.DataFrame, n_prompts: int) -> pd.DataFrame:
-    return table.assign(set=["chosen on" if i < n_prompts else "held out" for i in table["prompt_index"]])
+def _fires_on_prompts(setup: Setup, n: int) -> Bool[np.ndarray, "token feature"]:
+    """Which features fire on which tokens of `n` training prompts with the tag."""
+    encoded = encode_texts(setup, setup.prompts(n, deployment=True, split="train"))
+    return torch.cat([text.activations > 0 for text in encoded]).numpy()

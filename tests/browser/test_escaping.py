@@ -10,7 +10,8 @@ import pytest
 from book_files import ROOT, book_pages
 
 from crosscoder_utils.explorer import explorer
-from crosscoder_utils.plots import bars_by_point, comparison_dots, condition_scatter, heat_maps, overshoot_scatter, sweep_curves
+from crosscoder_utils.plots import bars_by_point, condition_scatter
+from crosscoder_utils.sweep_figures import comparison_dots, heat_maps, overshoot_scatter, sweep_curves
 from crosscoder_utils.text_views import texts_table, token_strip
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
