@@ -11,7 +11,7 @@ from book_files import ROOT, book_pages
 
 from crosscoder_utils.explorer import explorer
 from crosscoder_utils.plots import bars_by_point, condition_scatter
-from crosscoder_utils.sweep_figures import comparison_dots, heat_maps, overshoot_scatter, sweep_curves
+from crosscoder_utils.sweep_figures import comparison_dots, heat_maps, overshoot_scatter, size_curves, sweep_curves
 from crosscoder_utils.text_views import texts_table, token_strip
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -36,11 +36,12 @@ def figures() -> list:
     statistics = pd.DataFrame({EVIL: [1.0, 2.0], "other": [1.0, 3.0]})
     return [
         sweep_curves(table(), "scale", "role", EVIL, {EVIL: 2.0}),
-        heat_maps(table(), (0, 1)),
+        heat_maps(table()),
         overshoot_scatter(table().assign(method=EVIL)),
         condition_scatter(statistics, EVIL, "other", {EVIL: 0}),
         bars_by_point({EVIL: [1.0, 2.0], "b": [1.0, 2.0]}, EVIL, (0, 1)),
         comparison_dots(table().assign(draw=0), {EVIL: 1.0}),
+        size_curves(pd.concat([table().assign(method=EVIL, draw=0, target=t) for t in ("feature", "random direction")])),
     ]
 
 
