@@ -63,6 +63,13 @@ def name_roles_of_today(app, pagename, templatename, context, doctree):
     context["body"] = context.get("body", "").replace(' role="doc-biblioentry"', ' role="listitem"')
 
 
+def leave_out_colab(app, pagename, templatename, context, doctree):
+    """Of pages in markdown: Colab opens notebooks only."""
+    if context.get("page_source_suffix") == ".md":
+        buttons = context.get("header_buttons", [])
+        context["header_buttons"] = [button for button in buttons if button.get("label") != "launch-buttons"]
+
+
 def leave_out_thebe(app, config):
     """Keep sphinx-thebe's scripts, which nothing here uses, out of the pages: they come twice and then fail to load."""
     for event in ("env-before-read-docs", "doctree-resolved"):
@@ -79,5 +86,6 @@ def setup(app):
     app.add_js_file("draw_figures.js")
     app.connect("config-inited", leave_out_thebe)
     app.connect("html-page-context", name_roles_of_today)
+    app.connect("html-page-context", leave_out_colab, priority=502)  # the theme adds its buttons at 501
     app.connect("build-finished", copy_plotly)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

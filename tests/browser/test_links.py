@@ -43,6 +43,12 @@ def test_the_index_leads_to_the_first_page():
     assert fault(BOOK / "index.html", refresh["content"].partition("url=")[2]) is None
 
 
+def test_colab_is_offered_for_notebooks_alone(path):
+    offered = [link["href"] for link in parsed(path).select("a[href*='colab.research.google.com']")]
+    is_notebook = path.relative_to(BOOK).parts[0] == "notebooks"
+    assert bool(offered) == is_notebook and all(link.endswith(f"/notebooks/{path.stem}.ipynb") for link in offered)
+
+
 def test_links_lead_somewhere(path):
     found = {
         (element[name], fault(path, element[name]))
