@@ -135,12 +135,12 @@ class Comparer:
         return encode_texts(self.setup, self.texts)
 
 
-# Notebooks and Voila do not have the book's style sheet.
+# Notebooks and Voila do not have the book's style sheet. Colours of text and ground are the host's, light or dark.
 _STYLE = """<style>
 .playground { line-height: 1.5; overflow-wrap: anywhere; }
 .playground .panels { display: flex; flex-wrap: wrap; gap: 0 1.5em; }
 .playground .panels > div { flex: 1 1 18em; min-width: 0; }
-.playground .tokens { background: #fff; color: #111; border: 1px solid #ddd; border-radius: 4px; padding: 0.5em 0.75em;
+.playground .tokens { border: 1px solid rgba(128, 128, 128, 0.4); border-radius: 4px; padding: 0.5em 0.75em;
   margin: 0.25em 0 0.5em; font-family: ui-monospace, monospace; font-size: 0.9em; white-space: pre-wrap; }
 .playground ul { margin: 0 0 1em; padding-left: 1.2em; }
 .playground .texts-wrapper { overflow-x: auto; }

@@ -58,6 +58,13 @@ def copy_plotly(app, exception):
         shutil.copy(source, Path(app.outdir) / "_static" / "plotly.min.js")
 
 
+def load_scripts(app, pagename, templatename, context, doctree):
+    """Plotly is large: only pages with a figure load it."""
+    if 'class="plotly-figure"' in context.get("body", ""):
+        app.add_js_file("plotly.min.js")
+        app.add_js_file("draw_figures.js")
+
+
 def name_roles_of_today(app, pagename, templatename, context, doctree):
     """Bibliographies: docutils gives their entries a role that ARIA has dropped since."""
     context["body"] = context.get("body", "").replace(' role="doc-biblioentry"', ' role="listitem"')
@@ -82,9 +89,8 @@ def setup(app):
     # The list is myst-nb's own, filled from entry points once; a local extension is no installed package to have one.
     if PlotlyRenderer not in load_mime_renders():
         load_mime_renders().append(PlotlyRenderer)
-    app.add_js_file("plotly.min.js")
-    app.add_js_file("draw_figures.js")
     app.connect("config-inited", leave_out_thebe)
+    app.connect("html-page-context", load_scripts)
     app.connect("html-page-context", name_roles_of_today)
     app.connect("html-page-context", leave_out_colab, priority=502)  # the theme adds its buttons at 501
     app.connect("build-finished", copy_plotly)

@@ -1,10 +1,13 @@
 """axe-core's rules of WCAG 2 A and AA on every page, light and dark."""
 
+import pytest
 from axe_playwright_python.sync_playwright import Axe
+from book_files import pages_with
 
 OPTIONS = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}, "resultTypes": ["violations"]}
 
-SCROLLING = {"runOnly": ["scrollable-region-focusable"]}
+# What can change with the theme, and with the width.
+CONTRAST, SCROLLING = {"runOnly": ["color-contrast"]}, {"runOnly": ["scrollable-region-focusable"]}
 
 # Drawings are hidden from what reads a page aloud: their figures have a description. And of hundreds of rows of a table or
 # texts below each other, the first ones stand for all.
@@ -41,15 +44,16 @@ def test_a_page_keeps_the_rules(path, open_page):
     found = {"light": violations(opened.page)}
     dark(opened.page)
     opened.settle()
-    found["dark"] = violations(opened.page)
+    found["dark"] = violations(opened.page, CONTRAST)
     opened.page.set_viewport_size({"width": 400, "height": 900})  # where tables and code scroll
     opened.page.wait_for_function(SCROLLING_CAN_BE_FOCUSED)  # the theme sees to it after a while
     found["small"] = violations(opened.page, SCROLLING)
     assert {name: sorted(those) for name, those in found.items() if those} == {}
 
 
-def test_figures_follow_the_theme(path, open_page):
-    opened = open_page(path)
+@pytest.mark.parametrize("page_path", pages_with('class="plotly-figure"'))
+def test_figures_follow_the_theme(page_path, open_page):
+    opened = open_page(page_path)
     page = opened.page
     background = """() => [...document.querySelectorAll('.js-plotly-plot')].map((drawing) =>
         [getComputedStyle(drawing.querySelector('svg.main-svg')).backgroundColor, drawing.layout.font?.color])"""

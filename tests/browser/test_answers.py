@@ -3,15 +3,9 @@
 import json
 
 import pytest
-from book_files import book_pages
+from book_files import book_pages, pages_with
 
 CHOICES = ["role", "target", "method", "prompt"]
-
-
-def pages_with(mark: str) -> list:
-    """Pages whose source has the mark; a book without any fails the test instead of leaving it out."""
-    found = [pytest.param(page, id=page.stem) for page in book_pages() if mark in page.read_text()]
-    return found or [pytest.param(None, id="none")]
 
 
 @pytest.mark.parametrize("page_path", pages_with('"updatemenus"'))

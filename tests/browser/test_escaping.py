@@ -7,7 +7,7 @@ import sys
 
 import pandas as pd
 import pytest
-from book_files import ROOT, book_pages
+from book_files import BOOK, ROOT, book_pages
 
 from crosscoder_utils.explorer import explorer
 from crosscoder_utils.plots import bars_by_point, condition_scatter
@@ -47,8 +47,11 @@ def figures() -> list:
 
 @pytest.fixture
 def opened(open_page, tmp_path):
-    """The evil texts on top of a page of the book which has formulas, with all of its scripts."""
+    """The evil texts on top of a page of the book which has formulas, with the scripts of those and of figures."""
     source = next(page for page in book_pages() if "mathjax/tex" in page.read_text())
+    scripts = ["plotly.min.js", "draw_figures.js"] if "plotly.min.js" not in source.read_text() else []
+    head = f'<head><base href="{html.escape(source.as_uri())}">'
+    head += "".join(f'<script src="{(BOOK / "_static" / script).as_uri()}"></script>' for script in scripts)
     parts = [token_strip([EVIL, "b"], [1.0, 0.0], EVIL).data, texts_table(pd.DataFrame({EVIL: [EVIL, [EVIL]]})).data]
     for figure in figures():
         content = json.loads(figure.update_layout(meta={"alt": EVIL}).to_json())
@@ -56,7 +59,7 @@ def opened(open_page, tmp_path):
     parts += [explorer(table()).data, r'<div class="math notranslate nohighlight">\[a^2\]</div>']
     before, start, after = source.read_text().partition('<article class="bd-article">')
     page = f'{before}{start}<div id="evil">{"".join(parts)}</div>{after}'
-    page = page.replace("<head>", f'<head><base href="{html.escape(source.as_uri())}">', 1)
+    page = page.replace("<head>", head, 1)
     (tmp_path / "evil.html").write_text(page)
     opened = open_page(tmp_path / "evil.html")
     opened.page.wait_for_selector("#evil mjx-container", state="attached")  # formulas have been looked for

