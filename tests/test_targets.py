@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from crosscoder_utils import Ablate, Clamp, ManyLayers, Perturbation, SingleLayer, Steer
+from crosscoder_utils import Ablate, Clamp, ManyLayers, Perturbation, SingleLayer, Steer, generate
 from crosscoder_utils.hooks import Stream
 from crosscoder_utils.interventions import method_from
 from crosscoder_utils.targets import Attempts, Targets
@@ -69,6 +70,26 @@ def test_the_gradient_is_the_finite_difference(random, intervention):
         step[index] = 1e-6
         difference = (attempts.losses(start + step) - attempts.losses(start - step)).item() / 2e-6
         assert gradient[index].item() == pytest.approx(difference, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "same"),
+    [
+        (Ablate([3, 5], ManyLayers([0.5, 1.0, 2.0])), Ablate((3, 5), ManyLayers((0.5, 1.0, 2.0)))),
+        (Steer(np.array([3, 5]), ManyLayers(np.array([0.5, 1.0, 2.0]))), Steer((3, 5), ManyLayers((0.5, 1.0, 2.0)))),
+        (Clamp(np.int64(3), np.float32(2), SingleLayer(np.int64(1), np.float32(2.0))), Clamp(3, 2.0, SingleLayer(1, 2.0))),
+        (Ablate(3, Perturbation(np.float32(0.5), np.int64(4), np.int64(7))), Ablate(3, Perturbation(0.5, 4, random=7))),
+    ],
+    ids=["lists", "arrays", "numbers", "perturbation"],
+)
+def test_what_is_given_as_lists_or_by_numpy_is_the_same(given, same):
+    assert given == same and hash(given) == hash(same)
+    assert repr(given) == repr(same) and json.dumps(given.settings) == json.dumps(same.settings)
+
+
+def test_a_feature_of_numpy_is_a_single_one(random):
+    own, other = (generate(random, "Words: red\nStory:", Ablate(f, ManyLayers()), 3)[0] for f in (3, np.int64(3)))
+    assert own.activation_before.shape == other.activation_before.shape
 
 
 @pytest.mark.parametrize("intervention", [*ROWS, Ablate(3, Perturbation(0.02, 5, random=7))])
