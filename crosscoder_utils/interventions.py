@@ -7,6 +7,7 @@ class with a `name`, its parameters and one of these functions, and list it in `
 Shapes: ``row`` counts prompts of a batch, ``pos`` tokens, ``point`` hook points, ``target`` a row's features.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -50,7 +51,7 @@ class SingleLayer:
     Attributes:
         point: Hook point, 0 (after the embedding) to the number of blocks.
         scale: 1 is the term itself.
-        random: Seed of a control: directions drawn at random, of the same norms, in place of the feature's; None is none.
+        random: Seed of a control: directions drawn at random, of the same norms, in place of each feature's; None is none.
     """
 
     point: int
@@ -77,7 +78,7 @@ class ManyLayers:
 
     Attributes:
         scale: One number, or one per hook point, kept as a tuple. By default 1 / (number of hook points).
-        random: Seed of a control: directions drawn at random, of the same norms, in place of the feature's; None is none.
+        random: Seed of a control: directions drawn at random, of the same norms, in place of each feature's; None is none.
     """
 
     scale: float | Sequence[float] | None = None
@@ -109,7 +110,8 @@ class Perturbation:
     Attributes:
         lr: Learning rate.
         steps: Most gradient steps per token.
-        random: Seed of a control: what was found is replaced by directions drawn at random, of the same norms; None is none.
+        random: Seed of a control: what was found, for all features at once, is replaced by directions drawn at random, of
+            the same norms; None is none.
     """
 
     lr: float
@@ -293,6 +295,9 @@ class Clamp(Intervention):
 
 
 def _like(directions: Float[Tensor, "*any point d_model"], seed: int) -> Float[Tensor, "*any point d_model"]:
-    """One random direction per hook point, the same for equal seeds, with the norms of `directions`."""
-    drawn = torch.randn(directions.shape[-2:], generator=torch.Generator().manual_seed(seed)).to(directions)
+    """A random direction for each of `directions`, the same for equal seeds, with its norm."""
+    # One target after the other: a row's directions must not depend on how many features other rows have.
+    generator, (*targets, points, d_model) = torch.Generator().manual_seed(seed), directions.shape
+    drawn = [torch.randn(points, d_model, generator=generator) for _ in range(math.prod(targets))]
+    drawn = torch.stack(drawn).reshape(directions.shape).to(directions)
     return directions.norm(dim=-1, keepdim=True) * drawn / drawn.norm(dim=-1, keepdim=True)

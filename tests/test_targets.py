@@ -1,6 +1,7 @@
 """What the rows of a batch do to which features, as tensors: against the formulas, feature by feature."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,3 +96,21 @@ def test_a_feature_of_numpy_is_a_single_one(random):
 @pytest.mark.parametrize("intervention", [*ROWS, Ablate(3, Perturbation(0.02, 5, random=7))])
 def test_the_method_can_be_had_back_from_the_settings(intervention):
     assert method_from(json.loads(json.dumps(intervention.settings))) == intervention.method
+
+
+@pytest.mark.parametrize("method", [SingleLayer(1, 2.0, random=7), ManyLayers(0.5, random=7)], ids=lambda m: m.name)
+def test_every_target_has_random_directions_of_its_own(random, method):
+    own = Targets.of([Ablate([3, 5, 7], replace(method, random=None))], random.crosscoder).directions[0]
+    drawn = Targets.of([Ablate([3, 5, 7], method)], random.crosscoder).directions[0]
+    torch.testing.assert_close(drawn.norm(dim=-1), own.norm(dim=-1))
+    cosines = torch.nn.functional.cosine_similarity(drawn[:, None], drawn[None], dim=-1)[:, :, 1]
+    assert (cosines - torch.eye(3)).abs().max() < 0.9
+
+
+def test_random_directions_do_not_depend_on_the_other_rows(random):
+    one, several = Ablate(3, ManyLayers(0.5, random=7)), Ablate([3, 5, 7], ManyLayers(0.5, random=7))
+    [alone], both = (Targets.of(rows, random.crosscoder).directions for rows in ([one], [one, several]))
+    torch.testing.assert_close(both[0, :1], alone, rtol=0, atol=0)
+    torch.testing.assert_close(both[1, :1], alone, rtol=0, atol=0)
+    numbers = torch.randn(3, 16, generator=torch.Generator().manual_seed(7)).to(alone)  # those of a single feature
+    torch.testing.assert_close(alone[0], alone[0].norm(dim=-1, keepdim=True) * numbers / numbers.norm(dim=-1, keepdim=True))
