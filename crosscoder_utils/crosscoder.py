@@ -6,9 +6,12 @@ Shapes: ``point`` counts the hook points that the crosscoder was trained on, ``f
 number of leading axes such as batch and position.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -75,6 +78,14 @@ class Crosscoder:
     @property
     def n_features(self) -> int:
         return self.W_enc.shape[2]
+
+    def digest(self) -> str:
+        """16 hexadecimal digits of weights, thresholds and settings: the same wherever every activation is the same."""
+        settings = [self.center, list(self.hook_points or range(self.n_points)), self.k]
+        found = hashlib.sha256(json.dumps([list(self.W_enc.shape), settings]).encode())
+        for tensor in (self.W_enc, self.b_enc, self.threshold, self.W_dec, self.b_dec):
+            found.update(tensor_bytes(tensor))
+        return found.hexdigest()[:16]
 
     def to(self, *args, **kwargs) -> "Crosscoder":
         """The same crosscoder on another device or in another dtype; takes what `Tensor.to` takes."""
@@ -159,3 +170,8 @@ class Crosscoder:
 
     def _centered(self, residuals: Tensor) -> Tensor:
         return residuals - residuals.mean(-1, keepdim=True) if self.center else residuals
+
+
+def tensor_bytes(tensor: Tensor) -> np.ndarray:
+    """What a tensor of any dtype and device holds, byte by byte."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

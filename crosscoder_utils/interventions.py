@@ -18,6 +18,7 @@ from torch import Tensor
 
 from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.prompts import TokenScope, as_scope
+from crosscoder_utils.values import check_finite, make_plain, plain
 
 if TYPE_CHECKING:
     from crosscoder_utils.targets import Attempts
@@ -50,7 +51,7 @@ class SingleLayer:
     Attributes:
         point: Hook point, 0 (after the embedding) to the number of blocks.
         scale: 1 is the term itself.
-        random: Seed of a control: directions drawn at random, of the same norms, in place of the feature's; None is none.
+        random: Seed of a control: directions drawn at random, of the same norms, in place of each feature's; None is none.
     """
 
     point: int
@@ -59,7 +60,8 @@ class SingleLayer:
     name: ClassVar[str] = "single layer"
 
     def __post_init__(self) -> None:
-        _check_finite("scale", self.scale)
+        make_plain(self)
+        check_finite("scale", self.scale)
 
     def check(self, crosscoder: Crosscoder) -> None:
         crosscoder.check_point(self.point)
@@ -75,8 +77,8 @@ class ManyLayers:
     """Add `scale` times the features' decoder terms at every hook point.
 
     Attributes:
-        scale: One number, or one per hook point. By default 1 / (number of hook points).
-        random: Seed of a control: directions drawn at random, of the same norms, in place of the feature's; None is none.
+        scale: One number, or one per hook point, kept as a tuple. By default 1 / (number of hook points).
+        random: Seed of a control: directions drawn at random, of the same norms, in place of each feature's; None is none.
     """
 
     scale: float | Sequence[float] | None = None
@@ -84,11 +86,12 @@ class ManyLayers:
     name: ClassVar[str] = "many layers"
 
     def __post_init__(self) -> None:
-        for scale in self.scale if isinstance(self.scale, Sequence) else [self.scale]:
-            _check_finite("scale", 0.0 if scale is None else scale)
+        make_plain(self)
+        for scale in self.scale if isinstance(self.scale, tuple) else [self.scale]:
+            check_finite("scale", 0.0 if scale is None else scale)
 
     def check(self, crosscoder: Crosscoder) -> None:
-        if isinstance(self.scale, Sequence) and len(self.scale) != crosscoder.n_points:
+        if isinstance(self.scale, tuple) and len(self.scale) != crosscoder.n_points:
             raise ValueError(f"scale has {len(self.scale)} numbers, the model {crosscoder.n_points} hook points; give one each")
 
     def directions(self, W_dec: Float[Tensor, "target point d_model"]) -> Float[Tensor, "target point d_model"]:
@@ -107,7 +110,8 @@ class Perturbation:
     Attributes:
         lr: Learning rate.
         steps: Most gradient steps per token.
-        random: Seed of a control: what was found is replaced by directions drawn at random, of the same norms; None is none.
+        random: Seed of a control: what was found, for all features at once, is replaced by directions drawn at random, of
+            the same norms; None is none.
     """
 
     lr: float
@@ -116,7 +120,8 @@ class Perturbation:
     name: ClassVar[str] = "perturbation"
 
     def __post_init__(self) -> None:
-        _check_finite("lr", self.lr)
+        make_plain(self)
+        check_finite("lr", self.lr)
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:
             raise ValueError(f"steps={self.steps!r} must be a whole number, 0 or more")
 
@@ -172,7 +177,7 @@ class Intervention:
 
     What the kinds differ in is `coefficient`, how many multiples are added at an activation, and `loss`, what a method that
     descends a gradient minimises; both elementwise, for tensors that hold many rows; `value` is what the
-    kind has of that name, or 0.
+    kind has of that name, or 0. Several features are kept as a tuple, and numbers of numpy as plain ones.
     """
 
     feature: int | Sequence[int]
@@ -183,13 +188,14 @@ class Intervention:
     """Whether `coefficient` depends on the clean model's activation."""
 
     def __post_init__(self) -> None:
+        make_plain(self)
         as_scope(self.tokens)
         if not self.features:
             raise ValueError("feature=[] names no feature; give at least one")
 
     @property
     def features(self) -> tuple[int, ...]:
-        return tuple(self.feature) if isinstance(self.feature, Sequence) else (self.feature,)
+        return self.feature if isinstance(self.feature, tuple) else (self.feature,)
 
     @property
     def scope(self) -> TokenScope:
@@ -199,7 +205,7 @@ class Intervention:
     def settings(self) -> dict:
         """What it is made of, flat: `intervention`, `feature`, `value` (of a `Clamp`), `tokens`, `method`, its parameters."""
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "method"}
-        parameters = {field.name: getattr(self.method, field.name) for field in fields(self.method)}
+        parameters = {field.name: plain(getattr(self.method, field.name)) for field in fields(self.method)}
         return {"intervention": self.kind} | own | {"tokens": str(self.scope), "method": self.method.name} | parameters
 
     def check(self, crosscoder: Crosscoder) -> None:
@@ -277,7 +283,7 @@ class Clamp(Intervention):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_finite("value", self.value)
+        check_finite("value", self.value)
 
     @staticmethod
     def coefficient(activation: Tensor, value: Tensor) -> Tensor:
@@ -289,11 +295,9 @@ class Clamp(Intervention):
 
 
 def _like(directions: Float[Tensor, "*any point d_model"], seed: int) -> Float[Tensor, "*any point d_model"]:
-    """One random direction per hook point, the same for equal seeds, with the norms of `directions`."""
-    drawn = torch.randn(directions.shape[-2:], generator=torch.Generator().manual_seed(seed)).to(directions)
+    """A random direction for each of `directions`, the same for equal seeds, with its norm."""
+    # One target after the other: a row's directions must not depend on how many features other rows have.
+    generator, (*targets, points, d_model) = torch.Generator().manual_seed(seed), directions.shape
+    drawn = [torch.randn(points, d_model, generator=generator) for _ in range(math.prod(targets))]
+    drawn = torch.stack(drawn).reshape(directions.shape).to(directions)
     return directions.norm(dim=-1, keepdim=True) * drawn / drawn.norm(dim=-1, keepdim=True)
-
-
-def _check_finite(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{name}={value!r} is no finite number; give one, such as 1.0")

