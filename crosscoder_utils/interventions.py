@@ -169,7 +169,7 @@ def method_from(settings: dict) -> Method:
     if settings.get("method") not in METHODS:
         raise ValueError(f"method {settings.get('method')!r} is unknown; known are {', '.join(METHODS)}")
     method = METHODS[settings["method"]]
-    return method(**{field.name: settings[field.name] for field in fields(method)})
+    return method(**{field.name: settings[field.name] for field in fields(method) if field.name in settings})
 
 
 class Intervention:

@@ -25,7 +25,7 @@ from crosscoder_utils.prompts import split_at_marker
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """Everything an experiment needs; nothing in it changes.
+    """Everything an experiment needs; nothing in it changes, neither weights nor tokenizer: sweeps rely on it.
 
     Attributes:
         preset: Names, tag, phrase and markers.

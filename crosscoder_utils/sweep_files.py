@@ -5,17 +5,23 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from importlib.metadata import version
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
+from crosscoder_utils.crosscoder import tensor_bytes
 from crosscoder_utils.files import in_one_line, whole_file
 from crosscoder_utils.interventions import METHODS, Intervention
 from crosscoder_utils.loading import Setup
+
+ROWS_VERSION = 1
+"""Part of every row's id. Raise it when code changes what a row says, so that rows of the code before are made again."""
 
 _TEXTS = ["row_id", "prompt_id", "prompt", "completion", "intervention", "tokens", "method", "record", "settings"]
 _TEXTS += ["preset", "assets", "device", "versions"]
@@ -35,19 +41,25 @@ _SCHEMA = pa.schema(
 
 def row_id(assets: str, prompt: str, intervention: Intervention | None, options: dict) -> str:
     """16 hexadecimal digits that differ wherever model, crosscoder, prompt, intervention or options do."""
-    return _digest(json.dumps([assets, prompt, _settings(intervention), options], sort_keys=True).encode())
+    said = [ROWS_VERSION, assets, prompt, _canonical(_settings(intervention)), _canonical(options)]
+    return _digest(json.dumps(said, sort_keys=True).encode())
 
 
 def assets_of(setup: Setup) -> str:
-    """16 hexadecimal digits of everything that a row's numbers depend on in a setup: weights, thresholds, preset."""
-    digest = hashlib.sha256(json.dumps(_meaning(setup), sort_keys=True).encode())
-    parts = [setup.model.original_model, setup.base_model.original_model]
-    tensors = [tensor for model in parts for _, tensor in sorted(model.state_dict().items())]
-    crosscoder = setup.crosscoder
-    tensors += [crosscoder.W_enc, crosscoder.b_enc, crosscoder.threshold, crosscoder.W_dec, crosscoder.b_dec]
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+    """16 hexadecimal digits of everything that a row's numbers depend on in a setup: models, crosscoder, tokenizer, preset.
+
+    Kept for as long as the setup is there: nothing in it changes, and all weights are read to make them.
+    """
+    if setup not in _ASSETS:
+        digest = hashlib.sha256(json.dumps(_meaning(setup), sort_keys=True).encode())
+        for model in (setup.model.original_model, setup.base_model.original_model):
+            for _, tensor in sorted(model.state_dict().items()):
+                digest.update(tensor_bytes(tensor))
+        _ASSETS[setup] = digest.hexdigest()[:16]
+    return _ASSETS[setup]
+
+
+_ASSETS: WeakKeyDictionary[Setup, str] = WeakKeyDictionary()
 
 
 def storable(setup: Setup, table: pd.DataFrame, interventions: Sequence[Intervention | None], **constants) -> pd.DataFrame:
@@ -76,7 +88,7 @@ class RowFiles:
 
     def ids(self) -> set[str]:
         """Ids of the rows that are there."""
-        return {one for path in self._paths() for one in _read(path, ["row_id"])["row_id"]}
+        return {one for path in self._paths() for one in _table(path, columns=["row_id"])["row_id"].to_pylist()}
 
     def add(self, rows: pd.DataFrame) -> None:
         """Write rows to a file of their own, which is named after them."""
@@ -86,9 +98,11 @@ class RowFiles:
             pq.write_table(table, aside, compression="zstd")
 
     def read(self, ids: Iterable[str]) -> pd.DataFrame:
-        """The rows with these ids, in their order."""
-        rows = pd.concat([_read(path) for path in self._paths()], ignore_index=True)
-        return rows.drop_duplicates("row_id").set_index("row_id").loc[list(ids)].reset_index()
+        """The rows with these ids, in their order; of a folder with many more, no more than these are held in memory."""
+        ids = list(ids)
+        tables = [_table(path, filters=[("row_id", "in", set(ids))]) for path in self._paths()]
+        rows = pa.concat_tables(tables, promote_options="permissive").to_pandas()
+        return rows.drop_duplicates("row_id").set_index("row_id").loc[ids].reset_index()
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("rows-*.parquet"))
@@ -106,20 +120,47 @@ def _settings(intervention: Intervention | None) -> dict:
 
 
 def _meaning(setup: Setup) -> list:
-    """What a setup's numbers depend on beside its weights."""
-    crosscoder, preset = setup.crosscoder, setup.preset
+    """What a setup's numbers depend on beside its models' weights."""
+    preset = setup.preset
     return [
         [preset.prepend_bos, preset.deployment_tag, preset.phrase, preset.story_marker],
-        [crosscoder.center, crosscoder.hook_points, crosscoder.k],
+        setup.crosscoder.digest(),
+        _config(setup.model.original_model.config),
+        _config(setup.base_model.original_model.config),
+        _tokenizer(setup.tokenizer),
     ]
+
+
+def _config(config: PreTrainedConfig) -> dict:
+    """What weights alone do not say, such as an activation function or a window; neither a path nor a library's version."""
+    settings = json.loads(config.to_json_string(use_diff=True))
+    return {k: v for k, v in settings.items() if not k.startswith("_") and k != "transformers_version"}
+
+
+def _tokenizer(tokenizer: PreTrainedTokenizerFast) -> list:
+    """How a text is cut, and what ends it; not how the last batch happened to be padded and cut short."""
+    settings = json.loads(tokenizer.backend_tokenizer.to_str())
+    settings |= {"padding": None, "truncation": None}
+    return [settings, tokenizer.eos_token_id, tokenizer.bos_token_id]
+
+
+def _canonical(value: Any) -> Any:
+    """The same for equal values, whatever their type; an option that is None is as one that does not exist (yet)."""
+    if isinstance(value, dict):
+        return {key: _canonical(one) for key, one in value.items() if one is not None}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(one) for one in value]
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) or float(value).is_integer() else float(value)
 
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+def _table(path: Path, **chosen: Any) -> pa.Table:
     try:
-        return pq.read_table(path, columns=columns).to_pandas()
+        return pq.read_table(path, **chosen)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} is no file of a sweep ({in_one_line(error)}); delete it: its rows are made again") from error

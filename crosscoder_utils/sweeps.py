@@ -103,7 +103,7 @@ def sweep(
 
     With a `folder`, rows are written there as they come, and those that are there already are not computed again: a sweep
     that was interrupted goes on where it stopped, and one whose grid has grown computes what is new. A row counts as
-    there if it has the same weights, prompt, intervention, `max_new_tokens`, `seed` and `record`.
+    there if it has the same weights, configuration, tokenizer, prompt, intervention, `max_new_tokens`, `seed` and `record`.
     `pandas.read_parquet(folder)` reads all that was ever written to a folder.
 
     Args:
