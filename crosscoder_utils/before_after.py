@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 
+import numpy as np
 from IPython.display import HTML
+from jaxtyping import Float
 
 from crosscoder_utils.card_views import card_bars, card_html
 from crosscoder_utils.discovery import EncodedText, encode_texts
@@ -71,16 +73,29 @@ class Comparison:
     phrase: str | None
 
     def _repr_html_(self) -> str:
+        activations = self._activations()
+        means = [
+            f"mean activation {before.mean():.2f} before, {after.mean():.2f} after" for before, after in activations.values()
+        ]
+        if len(means) > 1:
+            means = [f"feature {feature}: {mean}" for feature, mean in zip(activations, means, strict=True)]
+        panels = self._panel("Untouched", self.untouched) + self._panel("Edited", self.edited, *means)
+        strips = "".join(self._strips(feature, *pair) for feature, pair in activations.items())
+        return f'<div class="playground">{_STYLE}<div class="panels">{panels}</div>{strips}</div>'
+
+    def _activations(self) -> dict[int, tuple[Float[np.ndarray, " token"], Float[np.ndarray, " token"]]]:
+        """Each feature's, before and after."""
         generation = self.edited.generation
-        before, after = generation.activation_before, generation.activation_after
-        means = f"mean activation {before.mean():.2f} before, {after.mean():.2f} after"
-        panels = self._panel("Untouched", self.untouched) + self._panel("Edited", self.edited, means)
-        # One shade means one activation in both strips.
-        top = float(max(before.max(), after.max()))
+        features = generation.intervention.features
+        records = (generation.activation_before, generation.activation_after)
+        by_feature = (record.reshape(-1, len(features)).T for record in records)
+        return dict(zip(features, zip(*by_feature, strict=True), strict=True))
+
+    def _strips(self, feature: int, before: Float[np.ndarray, " token"], after: Float[np.ndarray, " token"]) -> str:
+        top = float(max(before.max(), after.max()))  # one shade means one activation in both strips
         strips = [("before, in the clean stream", before), ("after, in the edited stream", after)]
         shown = "".join(token_strip(self.tokens, values.tolist(), title, top).data for title, values in strips)
-        head = f"<p><strong>Activation of feature {generation.intervention.feature} on the edited text</strong></p>"
-        return f'<div class="playground">{_STYLE}<div class="panels">{panels}</div>{head}{shown}</div>'
+        return f"<p><strong>Activation of feature {feature} on the edited text</strong></p>{shown}"
 
     def _panel(self, title: str, completion: Completion, *figures: str) -> str:
         text, scores = completion.generation.completion, completion.score

@@ -2,6 +2,7 @@
 
 import json
 from importlib.resources import files
+from numbers import Real
 
 import pandas as pd
 from IPython.display import HTML
@@ -13,19 +14,21 @@ def explorer(table: pd.DataFrame, n_prompts: int | None = None) -> HTML:
     """Controls over the rows of a sweep, with a script that has no dependencies; works from a file.
 
     Args:
-        table: From `ablation_experiment`, or a `sweep` with the columns `role` and `target`.
+        table: From `ablation_experiment`, or a `sweep` with the columns `role` and `target`, whatever was recorded.
         n_prompts: The first prompts to offer; by default all.
     """
     rows = table if n_prompts is None else table[table["prompt_index"] < n_prompts]
     # Many settings write the same text: each stands in the page once.
     numbers, texts = pd.factorize(rows["completion"])
     rows = rows.assign(text=numbers)
+    # Without a folder, a sweep has only columns that something is in.
+    rows = rows.reindex(columns=list(dict.fromkeys([*rows.columns, "method", "point", "scale", "lr", *_COLUMNS])))
     prompts = rows.drop_duplicates("prompt_index").set_index("prompt_index")["prompt"].sort_index()
     choices = []
     for keys, group in rows.groupby(["role", "target", "method", "point"], dropna=False, sort=False):
         strengths = [_strength(values) for _, values in group.groupby("setting", sort=False)]
         role, target, method, point = keys
-        place = method if pd.isna(point) else f"{method}, hook point {point:g}"
+        place = "untouched" if pd.isna(method) else method if pd.isna(point) else f"{method}, point {point:g}"
         choices.append({"role": role, "target": target, "method": place, "strengths": strengths})
     data = json.dumps({"prompts": list(prompts), "texts": list(texts), "choices": choices}, separators=(",", ":"))
     data = data.replace("<", "\\u003c")  # else a text could end the script element
@@ -36,13 +39,18 @@ def explorer(table: pd.DataFrame, n_prompts: int | None = None) -> HTML:
 
 
 def _strength(rows: pd.DataFrame) -> dict:
-    first = rows.iloc[0]
-    name, value = ("scale", first["scale"]) if pd.notna(first["scale"]) else ("learning rate", first["lr"])
     answers = [
         [row["text"], bool(row["says_phrase"]), *(None if pd.isna(row[c]) else round(float(row[c]), 3) for c in _COLUMNS)]
         for _, row in rows.sort_values("prompt_index").iterrows()
     ]
-    return {"name": f"{name} {value:g}", "answers": answers}
+    return {"name": _strength_name(rows.iloc[0]), "answers": answers}
+
+
+def _strength_name(row: pd.Series) -> str:
+    for name, value in (("scale", row["scale"]), ("learning rate", row["lr"])):
+        if isinstance(value, Real) and pd.notna(value):
+            return f"{name} {value:g}"
+    return f"setting {row['setting']}"  # none, the default, or one number for each point
 
 
 _CONTROLS = """

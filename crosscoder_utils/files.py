@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import yaml
 from safetensors import SafetensorError
@@ -32,12 +33,14 @@ def in_one_line(error: Exception, most: int = 200) -> str:
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a path to write to; when the context is left it takes the place of `path`, by an exception it is deleted.
 
+    Several may write the same path at once, each to a file of its own: the last to end has its own there, whole.
+
     Raises:
         OSError: If the disk is full, with a line that says so.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")  # readers of folders pass over dotted names
+    aside = path.with_name(f".{path.name}.{uuid4().hex[:12]}.partial")  # readers of folders pass over dotted names
     try:
         yield aside
         os.replace(aside, path)

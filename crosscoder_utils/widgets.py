@@ -5,7 +5,7 @@ widget has many private names of its own, which a subclass overrides unawares.
 """
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, get_args, get_type_hints
 
@@ -32,7 +32,7 @@ class Controls:
         on_change: Called after every change.
 
     Raises:
-        ValueError: If the controls cannot be set to `start`: a scale below 0.01, say, or a random direction of another seed.
+        ValueError: If the controls cannot be set to `start`: several features, say, or a scale below 0.01.
     """
 
     def __init__(
@@ -42,13 +42,17 @@ class Controls:
         scope, marker = start.scope, setup.preset.story_marker
         places = {"all": "all", "prompt": "prompt", "generated": "generated"}
         places |= {f"from {marker!r} on": "marker"} if marker else {}
+        kind = _offered(start.kind, KINDS)
+        methods = methods_of(kind)
         self.prompt = _made(widgets.Textarea, "prompt", value=next(iter(prompts.values()), ""), rows=6, flex="1 1 100%")
-        self.feature = _made(widgets.BoundedIntText, "feature number", value=start.feature, max=setup.crosscoder.n_features - 1)
-        self.kind = _made(widgets.Dropdown, "intervention", options=list(KINDS), value=start.kind)
+        self.feature = _made(
+            widgets.BoundedIntText, "feature number", value=start.features[0], max=setup.crosscoder.n_features - 1
+        )
+        self.kind = _made(widgets.Dropdown, "intervention", options=list(KINDS), value=kind)
         self.value = _made(widgets.FloatText, "clamp to", value=getattr(start, "value", 0.0), step=0.5)
-        self.method = _made(widgets.Dropdown, "method", options=methods_of(start.kind), value=start.method.name)
+        self.method = _made(widgets.Dropdown, "method", options=methods, value=_offered(start.method.name, methods))
         self.parameters = {name: _method_controls(method, start.method, setup) for name, method in METHODS.items()}
-        self.tokens = _made(widgets.Dropdown, "tokens", options=places, value=scope.kind)
+        self.tokens = _made(widgets.Dropdown, "tokens", options=places, value=_offered(scope.kind, places.values()))
         self.offset = _made(widgets.IntText, "offset (tokens)", value=scope.offset)
         self.max_new_tokens = _made(
             widgets.BoundedIntText, "new tokens at most", value=max_new_tokens, min=1, max=setup.preset.context - 1
@@ -150,6 +154,12 @@ class Playground:
 _LABELS = {"point": "hook point", "lr": "learning rate", "random": "random directions instead (control)"}
 
 
+def _offered(value: Any, choices: Iterable[Any]) -> Any:
+    """The value if it is a choice, else the first one: what comes of it is compared with what was asked for."""
+    choices = list(choices)
+    return value if value in choices else choices[0]
+
+
 class _SeedBox(widgets.Checkbox):
     """Ticked, a seed; else none."""
 
@@ -180,7 +190,7 @@ def _method_control(name: str, hint: Any, value: Any, setup: Setup) -> widgets.W
     number = value if isinstance(value, (int, float)) else None
     if name == "point":
         options = [(name, index) for index, name in enumerate(point_labels(setup.hook_points))]
-        return _made(widgets.Dropdown, label, options=options, value=number or 0)
+        return _made(widgets.Dropdown, label, options=options, value=_offered(number, range(len(options))))
     if float in kinds:
         # A float is a strength. Without a number to begin with, at 0.2: visible, and mild for a scale and a learning rate.
         start = 0.2 if number is None else number

