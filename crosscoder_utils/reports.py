@@ -19,8 +19,8 @@ def best_in_words(best: pd.DataFrame) -> pd.DataFrame:
             "feature": best["role"],
             "method": best["method"],
             "best setting": [_parameters(row) for _, row in best.iterrows()],
-            "chosen on": [f"{mean:.2f} ± {error:.2f}" for mean, error in zip(best["mean"], best["standard_error"])],
-            "held out": [f"{mean:.2f} ± {error:.2f}" for mean, error in zip(best["held_out_mean"], best["held_out_error"])],
+            "chosen on": [_with_error(mean, error) for mean, error in zip(best["mean"], best["standard_error"])],
+            "held out": [_with_error(mean, error) for mean, error in zip(best["held_out_mean"], best["held_out_error"])],
             "stories": [f"{share:.0%}" for share in best["stories"]],
         }
     )
@@ -116,6 +116,10 @@ def control_margins(draws: pd.DataFrame) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _with_error(mean: float, error: float) -> str:
+    return f"{mean:.2f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{error:.2f}"
 
 
 def _hyperparameter(method: str) -> str:

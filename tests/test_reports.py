@@ -36,8 +36,8 @@ def test_best_settings_in_words():
     shown = best_in_words(best_by_method(made_up())).set_index("method")
     assert shown.loc["single layer", "best setting"] == "point 0, scale 2"
     assert shown.loc["many layers", "best setting"] == "scale 4"
-    assert shown.loc["single layer", "chosen on"] == "1.10 ± 0.06"  # 1.0, 1.1, 1.2
-    assert shown.loc["single layer", "held out"] == "1.35 ± 0.05"  # 1.3, 1.4
+    assert shown.loc["single layer", "chosen on"] == "1.10\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.06"  # 1.0, 1.1, 1.2
+    assert shown.loc["single layer", "held out"] == "1.35\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.05"  # 1.3, 1.4
     assert shown.loc["many layers", "stories"] == "100%"
 
 
