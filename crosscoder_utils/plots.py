@@ -31,7 +31,7 @@ TEMPLATE = go.layout.Template(
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
         "xaxis": {"gridcolor": "#e5e5e5", "zeroline": False, "automargin": True},
-        "yaxis": {"gridcolor": "#e5e5e5", "zeroline": False, "automargin": True},
+        "yaxis": {"gridcolor": "#e5e5e5", "zeroline": False, "automargin": True, "title": {"standoff": 8}},
         "hoverlabel": {"align": "left"},
     }
 )
