@@ -142,7 +142,8 @@ def like_features(
     candidates = np.setdiff1d(np.flatnonzero((counts > 0) & apart), [feature, *exclude])
     if not len(candidates) or not own.any():
         raise ValueError(
-            f"feature {feature} fires on {own.sum()} of {len(own)} tokens, {len(candidates)} others on others; give more texts"
+            f"feature {feature} fires on {own.sum()} of {len(own)} tokens of such texts, {len(candidates)} others on others; "
+            "where one never fires there is nothing to ablate: choose one that does, such as from the ranking of notebook 02"
         )
     distance = np.abs(np.log(counts[candidates]) - np.log(counts[feature]))
     return candidates[np.argsort(distance, kind="stable")]

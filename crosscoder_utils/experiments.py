@@ -58,11 +58,13 @@ def ablation_experiment(
         The columns of `sweep`; `role`; `target`, one of `TARGETS`; and `set`, "chosen on" or "held out".
     """
     prompts = setup.prompts(n_prompts + n_held_out, deployment=True)
-    fires = _fires_on_prompts(setup, len(prompts)) if "like feature" in targets else None
+    fires = _fires(setup, len(prompts)) if "like feature" in targets else None
     kinds, interventions = [], []
     for role, feature in features.items():
         for target in targets:
-            ablated = like_feature(fires, feature, list(features.values()), seed) if target == "like feature" else feature
+            ablated = feature
+            if target == "like feature":
+                ablated = like_feature(_where(fires, feature), feature, list(features.values()), seed)
             own = ablation_grid(ablated, setup.n_points, random=seed if target == "random direction" else None, **grid)
             kinds += [(role, target)] * len(own)
             interventions += own
@@ -122,7 +124,7 @@ def control_draws(
     prompts = table[table["set"] == "held out"].drop_duplicates("prompt_index")["prompt"].tolist()
     made = {"max_new_tokens": int(table["max_new_tokens"].iloc[0]), "seed": int(table["seed"].iloc[0])}
     lines = table.drop_duplicates("setting").set_index("setting")
-    fires = _fires_on_prompts(setup, table["prompt_index"].nunique()) if n_like else None
+    fires = _fires(setup, table["prompt_index"].nunique()) if n_like else None
     kinds, interventions = [], []
     for setting in settings:
         role, method = lines.at[setting, "role"], method_from(json.loads(lines.at[setting, "settings"]))
@@ -135,10 +137,10 @@ def control_draws(
 
 
 def _targets(
-    role: str, method: Method, features: Mapping[str, int], fires: np.ndarray | None, n_like: int, n_random: int
+    role: str, method: Method, features: Mapping[str, int], fires: Sequence[np.ndarray] | None, n_like: int, n_random: int
 ) -> dict[str, list[Ablate]]:
     feature = features[role]
-    others = like_features(fires, feature, list(features.values()))[:n_like].tolist() if n_like else []
+    others = like_features(_where(fires, feature), feature, list(features.values()))[:n_like].tolist() if n_like else []
     return {
         "feature": [Ablate(feature, method)],
         "like feature": [Ablate(other, method) for other in others],
@@ -167,16 +169,16 @@ def reference_lines(setup: Setup, n_prompts: int = 20, max_new_tokens: int = 80,
     return lines | {"stories of the data": float(sum(loss.mean() for loss in losses)) / len(losses)}
 
 
-def best_by_method(table: pd.DataFrame, tolerance: float = 0.0) -> pd.DataFrame:
+def best_by_method(table: pd.DataFrame, tolerance: float | None = None) -> pd.DataFrame:
     """Per role and method, the feature's best setting on the prompts to choose on, and how it does on the held-out ones.
 
-    Many strengths may be about as good. With a `tolerance`, it is the *gentlest* of them: the one with the smallest edit
-    among those whose mean is that near to the best. Settings under which most completions are empty are passed over, since
-    of an empty completion only the prompt is scored.
+    Best is the lowest mean cross-entropy. Many strengths may be about as good: with a `tolerance`, it is the *gentlest* of
+    them, the one with the smallest edit among those that give that nearly as many stories as any. Settings under which most
+    completions are empty are passed over, since of an empty completion only the prompt is scored.
 
     Args:
         table: From `ablation_experiment`.
-        tolerance: In nats per token.
+        tolerance: In shares of the prompts, such as 0.05.
 
     Returns:
         `role`, `method`, `setting`, `point`, `scale`, `lr`; `mean` and `standard_error` of the cross-entropy on the first
@@ -190,13 +192,18 @@ def best_by_method(table: pd.DataFrame, tolerance: float = 0.0) -> pd.DataFrame:
         "mean": ("cross_entropy", "mean"),
         "standard_error": ("cross_entropy", "sem"),
         "edit_share": ("edit_share", "mean"),
+        "share": ("is_story", "mean"),
         "empty": ("n_tokens", lambda n: (n == 0).mean()),
     }
     lines = first.groupby(keys, dropna=False, sort=False).agg(**columns).reset_index()
     lines = lines[lines.pop("empty") <= 0.5]
-    lowest = lines.groupby(["role", "method"], sort=False)["mean"].transform("min")
-    near = lines[lines["mean"] <= lowest + tolerance].sort_values("edit_share" if tolerance else "mean", kind="stable")
-    best = near.groupby(["role", "method"], sort=False).head(1).sort_values("setting").reset_index(drop=True)
+    share, groups = lines.pop("share").astype(float), ["role", "method"]
+    if tolerance is None:
+        ranked = lines.sort_values("mean", kind="stable")
+    else:
+        most = share.groupby([lines[name] for name in groups], sort=False).transform("max")
+        ranked = lines[share >= most - tolerance - 1e-9].sort_values("edit_share", kind="stable")
+    best = ranked.groupby(groups, sort=False).head(1).sort_values("setting").reset_index(drop=True)
     held_out = second.groupby("setting").agg(
         held_out_mean=("cross_entropy", "mean"), held_out_error=("cross_entropy", "sem"), stories=("is_story", "mean")
     )
@@ -210,7 +217,13 @@ def whole_curves(table: pd.DataFrame, best: pd.DataFrame) -> list[int]:
     return own.merge(best[keys], on=keys)["setting"].tolist()
 
 
-def _fires_on_prompts(setup: Setup, n: int) -> Bool[np.ndarray, "token feature"]:
-    """Which features fire on which tokens of `n` training prompts with the tag."""
-    encoded = encode_texts(setup, setup.prompts(n, deployment=True, split="train"))
-    return torch.cat([text.activations > 0 for text in encoded]).numpy()
+def _fires(setup: Setup, n: int) -> list[Bool[np.ndarray, "token feature"]]:
+    """Which features fire on which tokens of `n` training prompts with the tag, and of the same prompts with the phrase."""
+    kinds = [setup.prompts(n, deployment=True, split="train"), setup.examples(n, deployment=True, split="train")]
+    return [torch.cat([text.activations > 0 for text in encode_texts(setup, texts)]).numpy() for texts in kinds]
+
+
+def _where(fires: Sequence[Bool[np.ndarray, "token feature"]], feature: int) -> Bool[np.ndarray, "token feature"]:
+    """The prompts, unless `feature` fires on the phrase only."""
+    prompts, with_phrase = fires
+    return prompts if prompts[:, feature].any() else with_phrase

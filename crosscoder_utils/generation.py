@@ -21,7 +21,7 @@ from crosscoder_utils.token_writing import TokenWriter
 from crosscoder_utils.writing import Writer
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Generation:
     """One row's text and what was recorded at each token of prompt + completion (BOS left out).
 
@@ -57,6 +57,9 @@ class Generation:
     residual_norm: Float[np.ndarray, "token point"] | None = None
     others_change: Float[np.ndarray, " token"] | None = None
     others_change_relative: Float[np.ndarray, " token"] | None = None
+
+    def __repr__(self) -> str:
+        return f"Generation({self.prompt!r}, {self.completion!r}, {self.intervention})"
 
     def summary(self) -> dict:
         """Flat: texts, `Intervention.settings`, and the records' means over tokens; of the edit, its largest share of the

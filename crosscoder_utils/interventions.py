@@ -192,6 +192,9 @@ class Intervention:
         as_scope(self.tokens)
         if not self.features:
             raise ValueError("feature=[] names no feature; give at least one")
+        for one in self.features:
+            if isinstance(one, bool) or not isinstance(one, int):
+                raise ValueError(f"feature={one!r} is no number; give one, such as find_features(...)['tag']")
 
     @property
     def features(self) -> tuple[int, ...]:

@@ -86,7 +86,7 @@ def control_margins(draws: pd.DataFrame) -> pd.DataFrame:
         draws: From `experiments.control_draws`.
 
     Returns:
-        `edit share`, the mean largest edit as a share of the stream, of the control; `stories`, the feature's share;
+        `edit share` of the control, the mean largest edit as a share of the stream; `stories`, the feature's share;
         `control's stories`, the mean over the draws, and the least and the most of any draw; the margins in stories (percentage
         points) and in cross-entropy (nats), with 95 % intervals over prompts and draws.
     """
@@ -105,8 +105,7 @@ def control_margins(draws: pd.DataFrame) -> pd.DataFrame:
             ]
             rows.append(
                 {
-                    "feature": role,
-                    "method": method,
+                    "feature": f"{role}, {method}",
                     "control": target,
                     "edit share": control["edit_share"].mean(),
                     "stories": f"{feature['is_story'].mean():.0%}",

@@ -86,6 +86,11 @@ def test_hook_point_out_of_range(random, point):
     one_line(error)
 
 
+def test_a_feature_by_its_role():
+    with pytest.raises(ValueError, match="feature='tag' is no number; give one, such as find_features"):
+        Ablate("tag", MANY)
+
+
 def test_no_feature():
     with pytest.raises(ValueError, match="names no feature"):
         Ablate([], MANY)

