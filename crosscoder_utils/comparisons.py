@@ -98,18 +98,25 @@ def sensitivity(summary: pd.DataFrame, x: str, tolerance: float = 0.3) -> float:
         Doublings; 0 for a single value.
     """
     curve = summary.sort_values(x)
-    position, excess = np.log2(curve[x].to_numpy(float)), curve["mean"].to_numpy(float) - curve["mean"].min() - tolerance
-    best = int(np.argmin(excess))
-    ends = []
-    for step in (-1, 1):
-        at = best
-        while 0 <= at + step < len(excess) and excess[at + step] <= 0:
-            at += step
+    position, means = np.log2(curve[x].to_numpy(float)), curve["mean"].to_numpy(float)
+    excess, ends = means - means.min() - tolerance, []
+    for step, at in zip((-1, 1), stretch_around_best(means, tolerance)):
         end = position[at]
         if 0 <= at + step < len(excess):  # crossed the tolerance between two values
             end += (position[at + step] - end) * excess[at] / (excess[at] - excess[at + step])
         ends.append(end)
     return float(ends[1] - ends[0])
+
+
+def stretch_around_best(means: Float[np.ndarray, " value"], tolerance: float) -> tuple[int, int]:
+    """First and last position of the stretch around the smallest mean in which none is more than `tolerance` above it."""
+    near = means - means.min() - tolerance <= 0
+    first = last = int(means.argmin())
+    while first > 0 and near[first - 1]:
+        first -= 1
+    while last < len(means) - 1 and near[last + 1]:
+        last += 1
+    return first, last
 
 
 def like_feature(fires: Bool[np.ndarray, "token feature"], feature: int, exclude: Sequence[int] = (), seed: int = 0) -> int:

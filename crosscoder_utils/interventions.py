@@ -18,7 +18,7 @@ from torch import Tensor
 
 from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.prompts import TokenScope, as_scope
-from crosscoder_utils.values import check_finite, make_plain, plain
+from crosscoder_utils.values import check_finite, make_plain, plain_value
 
 if TYPE_CHECKING:
     from crosscoder_utils.targets import Attempts
@@ -208,7 +208,7 @@ class Intervention:
     def settings(self) -> dict:
         """What it is made of, flat: `intervention`, `feature`, `value` (of a `Clamp`), `tokens`, `method`, its parameters."""
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "method"}
-        parameters = {field.name: plain(getattr(self.method, field.name)) for field in fields(self.method)}
+        parameters = {field.name: plain_value(getattr(self.method, field.name)) for field in fields(self.method)}
         return {"intervention": self.kind} | own | {"tokens": str(self.scope), "method": self.method.name} | parameters
 
     def check(self, crosscoder: Crosscoder) -> None:

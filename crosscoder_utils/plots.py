@@ -17,9 +17,6 @@ from crosscoder_utils.text_views import escaped
 # Okabe and Ito's palette: distinguishable with any common colour vision.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 
-# For cells with a number in black on them: the part of Viridis that is light enough for it.
-CELL_COLOURS = ["#fde725", "#a0da39", "#4ac16d", "#1fa187", "#2b8591"]
-
 TEMPLATE = go.layout.Template(
     layout={
         "colorway": COLOURS,

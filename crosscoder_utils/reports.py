@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pandas as pd
 
-from crosscoder_utils.comparisons import crossed_difference, paired_difference, sensitivity
+from crosscoder_utils.comparisons import crossed_difference, paired_difference, sensitivity, stretch_around_best
 from crosscoder_utils.evaluation import summarize
 
 
@@ -62,10 +62,8 @@ def sensitivities(table: pd.DataFrame, limit: float, tolerance: float = 0.3) -> 
         strengths, means = summary[x].to_numpy(), summary["mean"].to_numpy()
         if means.min() >= limit:
             continue
-        near, first = means <= means.min() + tolerance, means.argmin()
-        at_end = near[: first + 1].all() or near[first:].all()
-        while first > 0 and near[first - 1]:
-            first -= 1
+        first, last = stretch_around_best(means, tolerance)
+        at_end = first == 0 or last == len(means) - 1
         rows.append(
             {
                 "feature": role,

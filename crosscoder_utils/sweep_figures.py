@@ -7,9 +7,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from crosscoder_utils.evaluation import summarize
-from crosscoder_utils.plots import CELL_COLOURS, COLOURS, TEMPLATE, literal
+from crosscoder_utils.plots import COLOURS, TEMPLATE, literal
 from crosscoder_utils.text_views import escaped
 
+# For cells with a number in black on them: the part of Viridis that is light enough for it.
+_CELL_COLOURS = ["#fde725", "#a0da39", "#4ac16d", "#1fa187", "#2b8591"]
 _DASHES = ["dot", "dash", "dashdot", "longdash"]  # of reference lines
 
 
@@ -31,10 +33,7 @@ def sweep_curves(table: pd.DataFrame, x: str, by: str, x_title: str, lines: dict
         colour = COLOURS[number % len(COLOURS)]
         label = f"{by} {name:g}" if isinstance(name, float) else str(name)
         low, high = curve["mean"] - curve["standard_error"], curve["mean"] + curve["standard_error"]
-        figure.add_scatter(
-            x=[*curve[x], *curve[x][::-1]], y=[*high, *low[::-1]], mode="lines", line={"width": 0}, legendgroup=label,
-            fill="toself", fillcolor=colour, opacity=0.2, hoverinfo="skip", showlegend=False,
-        )  # fmt: skip
+        _add_band(figure, curve[x], low, high, colour, 0.2, label)
         texts = [_wrapped(examples.get((name, value), "")) for value in curve[x]]
         figure.add_scatter(
             x=curve[x], y=curve["mean"], mode="lines+markers", name=literal(label), legendgroup=label, line={"color": colour},
@@ -96,7 +95,7 @@ def heat_maps(table: pd.DataFrame) -> go.Figure:
         means = single[single["role"] == role].pivot_table(index="point", columns="scale", values="cross_entropy")
         figure.add_heatmap(
             z=means.to_numpy(), x=[f"{s:g}" for s in means.columns], y=[f"point {point:g}" for point in means.index],
-            zmin=low, zmax=high, colorscale=CELL_COLOURS, visible=role == roles[0], texttemplate="%{z:.1f}",
+            zmin=low, zmax=high, colorscale=_CELL_COLOURS, visible=role == roles[0], texttemplate="%{z:.1f}",
             textfont={"color": "#000000"}, name=literal(role),
             hovertemplate="%{y}, scale %{x}<br>%{z:.2f} nats<extra></extra>",
             colorbar={"title": "nats", "thickness": 14, "outlinewidth": 0},
@@ -151,11 +150,7 @@ def size_curves(draws: pd.DataFrame) -> go.Figure:
         random = shares.loc["random direction"].groupby("setting").agg(
             size=("size", "mean"), mean=("stories", "mean"), low=("stories", "min"), high=("stories", "max")
         ).sort_values("size")  # fmt: skip
-        figure.add_scatter(
-            x=[*random["size"], *random["size"][::-1]], y=[*random["high"], *random["low"][::-1]], mode="lines",
-            line={"width": 0}, fill="toself", fillcolor=colour, opacity=0.15, hoverinfo="skip", showlegend=False,
-            legendgroup=method,
-        )  # fmt: skip
+        _add_band(figure, random["size"], random["low"], random["high"], colour, 0.15, method)
         for name, x, y, dash in (
             (method, feature["size"], feature["stories"], "solid"),
             (f"{method}, random directions", random["size"], random["mean"], "dot"),
@@ -166,6 +161,16 @@ def size_curves(draws: pd.DataFrame) -> go.Figure:
             )  # fmt: skip
     axis = {"type": "log", "title": "largest edit, as a share of the stream's norm", "dtick": 1}
     return figure.update_layout(xaxis=axis, yaxis={"title": "share of stories", "tickformat": ".0%"}, height=480)
+
+
+def _add_band(
+    figure: go.Figure, x: pd.Series, low: pd.Series, high: pd.Series, colour: str, opacity: float, group: str
+) -> None:
+    """Fill what lies between two curves; it comes and goes with its group in the legend."""
+    figure.add_scatter(
+        x=[*x, *x[::-1]], y=[*high, *low[::-1]], mode="lines", line={"width": 0}, fill="toself", fillcolor=colour,
+        opacity=opacity, hoverinfo="skip", showlegend=False, legendgroup=group,
+    )  # fmt: skip
 
 
 def _wrapped(text: str, width: int = 60, most: int = 240) -> str:
