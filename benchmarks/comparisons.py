@@ -12,7 +12,7 @@ from benchmarks.baselines import (
 from benchmarks.measure import matmul_rate, median_of, operations
 from benchmarks.worlds import ablation_rows, make_world, perturbation_rows, post_grid, steering_rows
 from crosscoder_utils import Ablate, ManyLayers, Perturbation, SingleLayer, generate
-from crosscoder_utils.plain import plain
+from crosscoder_utils.engine.plain import plain
 
 
 def ours(setup, rows, **kwargs):

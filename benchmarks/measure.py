@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
-from crosscoder_utils.plain import plain
+from crosscoder_utils.engine.plain import plain
 
 
 def median_of(run: Callable, repeats: int, beside: Callable[[], float] | None = None) -> tuple[float, float, object]:

@@ -9,16 +9,16 @@ import pandas as pd
 from jaxtyping import Float
 from tqdm import tqdm
 
-from crosscoder_utils.drafts import Library
+from crosscoder_utils.engine.drafts import Library
+from crosscoder_utils.engine.memory import plan_batches
+from crosscoder_utils.engine.recording import RECORDS, records_of
+from crosscoder_utils.engine.rows import Row
+from crosscoder_utils.engine.sampling import Sampler
+from crosscoder_utils.engine.token_writing import TokenWriter
+from crosscoder_utils.engine.writing import Writer
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.memory import plan_batches
 from crosscoder_utils.prompts import check_prompt
-from crosscoder_utils.recording import RECORDS, records_of
-from crosscoder_utils.rows import Row
-from crosscoder_utils.sampling import Sampler
-from crosscoder_utils.token_writing import TokenWriter
-from crosscoder_utils.writing import Writer
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from crosscoder_utils.kv_cache import KVCache, Past, RowCache
-from crosscoder_utils.plain import PlainModel, plain
+from crosscoder_utils.engine.kv_cache import KVCache, Past, RowCache
+from crosscoder_utils.engine.plain import PlainModel, plain
 
 Edit = Callable[[int], Float[Tensor, "row pos d_model"] | None]
 """What to add to the stream at a hook point; None for nothing."""

@@ -21,7 +21,7 @@ from crosscoder_utils.prompts import TokenScope, as_scope
 from crosscoder_utils.values import check_finite, make_plain, plain_value
 
 if TYPE_CHECKING:
-    from crosscoder_utils.targets import Attempts
+    from crosscoder_utils.engine.targets import Attempts
 
 
 class Method(Protocol):

@@ -14,11 +14,11 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from crosscoder_utils.checkpoints import load_crosscoder
 from crosscoder_utils.crosscoder import Crosscoder
-from crosscoder_utils.data import read_examples
-from crosscoder_utils.files import check_manifest, in_one_line
-from crosscoder_utils.places import explained, fetch_folder, parse_place
+from crosscoder_utils.io.crosscoder_files import load_crosscoder
+from crosscoder_utils.io.examples import read_examples
+from crosscoder_utils.io.files import check_manifest, in_one_line
+from crosscoder_utils.io.sources import explained, fetch_folder, parse_place
 from crosscoder_utils.presets import Preset, find_preset
 from crosscoder_utils.prompts import split_at_marker
 

@@ -12,7 +12,7 @@ from real_formats import random_tensors, write_adapter, write_crosscode, write_d
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from crosscoder_utils import Crosscoder, load
-from crosscoder_utils.discovery import find_features
+from crosscoder_utils.analysis.discovery import find_features
 from crosscoder_utils.loading import Setup, wrap
 
 

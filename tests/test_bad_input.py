@@ -18,9 +18,9 @@ from crosscoder_utils import (
     generate,
     load,
 )
+from crosscoder_utils.engine.sampling import Sampler
 from crosscoder_utils.interventions import method_from
 from crosscoder_utils.prompts import add_tag, from_position
-from crosscoder_utils.sampling import Sampler
 
 PROMPT = "Words: red, kite\nStory:"
 MANY = ManyLayers(scale=0.5)

@@ -9,11 +9,11 @@ import torch
 from conftest import random_setup
 
 from crosscoder_utils import Ablate, Clamp, ManyLayers, Perturbation, SingleLayer, Steer, from_position, generate
-from crosscoder_utils.drafts import Library
-from crosscoder_utils.rows import Limits, Row
-from crosscoder_utils.sampling import Sampler
-from crosscoder_utils.token_writing import TokenWriter
-from crosscoder_utils.writing import Writer
+from crosscoder_utils.engine.drafts import Library
+from crosscoder_utils.engine.rows import Limits, Row
+from crosscoder_utils.engine.sampling import Sampler
+from crosscoder_utils.engine.token_writing import TokenWriter
+from crosscoder_utils.engine.writing import Writer
 
 PROMPTS = [
     "Words: red, kite\nStory:",

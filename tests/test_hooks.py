@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from crosscoder_utils.engine.plain import plain
 from crosscoder_utils.hooks import Stream, read, residual_hooks
-from crosscoder_utils.plain import plain
 
 # transformers computes GPTNeo's attention in single precision, whatever the model's is.
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}

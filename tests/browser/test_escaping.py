@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from book_files import BOOK, ROOT, book_pages
 
-from crosscoder_utils.explorer import explorer
-from crosscoder_utils.plots import bars_by_point, condition_scatter
-from crosscoder_utils.sweep_figures import comparison_dots, heat_maps, overshoot_scatter, size_curves, sweep_curves
-from crosscoder_utils.text_views import texts_table, token_strip
+from crosscoder_utils.display.explorer import explorer
+from crosscoder_utils.display.figures import bars_by_point, condition_scatter
+from crosscoder_utils.display.html import texts_table, token_strip
+from crosscoder_utils.display.sweep_figures import comparison_dots, heat_maps, overshoot_scatter, size_curves, sweep_curves
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 from plotly_figures import figure_html

@@ -1,0 +1,1 @@
+"""Finding features, sweeping interventions over them, and what comes out as tables."""

@@ -1,0 +1,243 @@
+"""Widgets: a playground to try interventions in, on any host of plain ipywidgets.
+
+`Controls` says what is chosen, `before_after.Comparer` computes it, `Playground` shows it. Both hold widgets and are none: a
+widget has many private names of its own, which a subclass overrides unawares.
+"""
+
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from typing import Any, get_args, get_type_hints
+
+import ipywidgets as widgets
+from IPython.display import display
+
+from crosscoder_utils.display.before_after import KINDS, Comparer, make_intervention, methods_of
+from crosscoder_utils.display.figures import point_labels
+from crosscoder_utils.display.html import escaped
+from crosscoder_utils.interventions import METHODS, Intervention, Method
+from crosscoder_utils.loading import Setup
+from crosscoder_utils.prompts import TokenScope
+
+
+class Controls:
+    """Controls of a prompt, an intervention and the completion's length; those of a method are made from its fields.
+
+    Args:
+        setup: Says how many features and hook points there are, and what the story marker is.
+        features: Role -> feature, to choose from.
+        prompts: Name -> prompt, to choose from.
+        start: The intervention that is set at first; its feature is a single one.
+        max_new_tokens: The length that is set at first.
+        on_change: Called after every change.
+
+    Raises:
+        ValueError: If the controls cannot be set to `start`: several features, say, or a scale below 0.01.
+    """
+
+    def __init__(
+        self, setup: Setup, features: Mapping[str, int], prompts: Mapping[str, str], start: Intervention, max_new_tokens: int,
+        on_change: Callable[[], None],
+    ) -> None:  # fmt: skip
+        scope, marker = start.scope, setup.preset.story_marker
+        places = {"all": "all", "prompt": "prompt", "generated": "generated"}
+        places |= {f"from {marker!r} on": "marker"} if marker else {}
+        kind = _offered(start.kind, KINDS)
+        methods = methods_of(kind)
+        self.prompt = _made(widgets.Textarea, "prompt", value=next(iter(prompts.values()), ""), rows=6, flex="1 1 100%")
+        self.feature = _made(
+            widgets.BoundedIntText, "feature number", value=start.features[0], max=setup.crosscoder.n_features - 1
+        )
+        self.kind = _made(widgets.Dropdown, "intervention", options=list(KINDS), value=kind)
+        self.value = _made(widgets.FloatText, "clamp to", value=getattr(start, "value", 0.0), step=0.5)
+        self.method = _made(widgets.Dropdown, "method", options=methods, value=_offered(start.method.name, methods))
+        self.parameters = {name: _method_controls(method, start.method, setup) for name, method in METHODS.items()}
+        self.tokens = _made(widgets.Dropdown, "tokens", options=places, value=_offered(scope.kind, places.values()))
+        self.offset = _made(widgets.IntText, "offset (tokens)", value=scope.offset)
+        self.max_new_tokens = _made(
+            widgets.BoundedIntText, "new tokens at most", value=max_new_tokens, min=1, max=setup.preset.context - 1
+        )
+        self.example = _choice_of("example", prompts, self.prompt, other="")
+        self.role = _choice_of("feature", {f"{role} ({n})": n for role, n in features.items()}, self.feature, other=-1)
+        self._marker, self._on_change, self._arranging = marker, on_change, False
+        self.view = widgets.Box(layout=widgets.Layout(flex_flow="row wrap", grid_gap="0.25em 1.5em", width="100%"))
+        self._arrange()
+        if self.intervention.settings != start.settings:
+            raise ValueError(f"the controls cannot be set to start={start}; they give {self.intervention}: start with that")
+        always = [self.prompt, self.feature, self.kind, self.value, self.method, self.tokens, self.offset, self.max_new_tokens]
+        for control in [*always, *(one for of_method in self.parameters.values() for one in of_method.values())]:
+            control.observe(self._changed, "value")
+
+    @property
+    def intervention(self) -> Intervention:
+        """As the controls stand; raises what `make_intervention` raises."""
+        at_marker = self.tokens.value == "marker"
+        tokens = TokenScope("marker", self.offset.value, self._marker) if at_marker else self.tokens.value
+        parameters = {name: _value(control) for name, control in self.parameters[self.method.value].items()}
+        return make_intervention(
+            self.kind.value, self.method.value, parameters, feature=self.feature.value, tokens=tokens, value=self.value.value
+        )
+
+    def _changed(self, _change: dict) -> None:
+        if not self._arranging:  # what arranging sets is part of the change that led to it
+            self._arranging = True
+            self._arrange()
+            self._arranging = False
+            self._on_change()
+
+    def _arrange(self) -> None:
+        """Offer the methods that the kind has, and show the controls that matter."""
+        methods, chosen = methods_of(self.kind.value), self.method.value
+        if list(self.method.options) != methods:
+            self.method.options = methods
+            self.method.value = chosen if chosen in methods else methods[0]
+        has_value = any(field.name == "value" for field in fields(KINDS[self.kind.value]))
+        shown = [self.example, self.prompt, self.role, self.feature, self.kind, *([self.value] if has_value else [])]
+        shown += [self.method, *self.parameters[self.method.value].values(), self.tokens]
+        shown += [self.offset] if self.tokens.value == "marker" else []
+        self.view.children = [*shown, self.max_new_tokens]
+
+
+class Playground:
+    """A prompt's completion untouched and edited, its activations and the feature's card, computed again on every change.
+
+    Args:
+        comparer: What computes; its texts are those that the feature cards look at, and without any, there is no card.
+        features: Role -> feature, to choose from; every other one can be named by its number.
+        prompts: Name -> prompt, to choose from; the first is set at first.
+        start: The intervention that is set at first; its feature is a single one.
+        max_new_tokens: The length that is set at first.
+
+    Raises:
+        ValueError: As `Controls`. What is wrong with a later choice is shown in place of its result.
+
+    Example:
+        >>> Playground(Comparer(setup), features, {"mine": "Words: kite\\nStory:"}, Ablate(features["tag"], ManyLayers(2.0)))
+    """
+
+    def __init__(
+        self, comparer: Comparer, features: Mapping[str, int], prompts: Mapping[str, str], start: Intervention,
+        max_new_tokens: int = 60,
+    ) -> None:  # fmt: skip
+        self.comparer = comparer
+        self.controls = Controls(comparer.setup, features, prompts, start, max_new_tokens, self._refresh)
+        self.busy, self.result, self.card = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self.busy.layout.min_height = "2em"  # so that nothing moves when the sign goes
+        self.card_section = widgets.Accordion([self.card], titles=("Feature card",), selected_index=0)
+        self.card_section.observe(self._refresh, "selected_index")
+        self.view = widgets.VBox([self.controls.view, self.busy, self.result, *([self.card_section] if comparer.texts else [])])
+        self._refresh()
+
+    def _ipython_display_(self) -> None:
+        display(self.view)
+
+    def _refresh(self, _change: dict | None = None) -> None:
+        self.busy.value = '<span role="status">⏳ computing …</span>'
+        self._fill(self.result, self._compare)
+        if self.comparer.texts and self.card_section.selected_index == 0:
+            self._fill(self.card, lambda: self.comparer.card(self.controls.feature.value).data)
+        self.busy.value = ""
+
+    def _compare(self) -> str:
+        controls = self.controls
+        comparison = self.comparer.compare(controls.prompt.value, controls.intervention, controls.max_new_tokens.value)
+        return comparison._repr_html_()
+
+    @staticmethod
+    def _fill(place: widgets.HTML, compute: Callable[[], str]) -> None:
+        try:
+            place.value = compute()
+        except Exception as error:  # whatever it is: Jupyter would put it in a log, if anywhere
+            place.value = _error_html(error)
+
+
+_LABELS = {"point": "hook point", "lr": "learning rate", "random": "random directions instead (control)"}
+
+
+def _offered(value: Any, choices: Iterable[Any]) -> Any:
+    """The value if it is a choice, else the first one: what comes of it is compared with what was asked for."""
+    choices = list(choices)
+    return value if value in choices else choices[0]
+
+
+class _SeedBox(widgets.Checkbox):
+    """Ticked, a seed; else none."""
+
+
+def _made(kind: type[widgets.Widget], label: str, flex: str = "1 1 18em", **traits: Any) -> widgets.Widget:
+    """A control that reports a value once it is settled, whose label is whole, and which shrinks with the page."""
+    if "continuous_update" in kind.class_trait_names():
+        traits["continuous_update"] = False
+    layout = widgets.Layout(flex=flex, width="auto", min_width="0", max_width="100%")
+    return kind(description=label, style={"description_width": "initial"}, layout=layout, **traits)
+
+
+def _method_controls(method: type[Method], start: Method, setup: Setup) -> dict[str, widgets.Widget]:
+    """One control for each parameter that there is one for; the others keep their defaults."""
+    hints = get_type_hints(method)
+    controls = {}
+    for field in fields(method):
+        value = getattr(start, field.name) if type(start) is method else field.default
+        control = _method_control(field.name, hints[field.name], value, setup)
+        if control is not None:
+            controls[field.name] = control
+    return controls
+
+
+def _method_control(name: str, hint: Any, value: Any, setup: Setup) -> widgets.Widget | None:
+    """A control for a parameter by its type: a number, a strength, a flag or an optional seed."""
+    label, kinds = _LABELS.get(name, name.replace("_", " ")), get_args(hint) or (hint,)
+    number = value if isinstance(value, (int, float)) else None
+    if name == "point":
+        options = [(name, index) for index, name in enumerate(point_labels(setup.hook_points))]
+        return _made(widgets.Dropdown, label, options=options, value=_offered(number, range(len(options))))
+    if float in kinds:
+        # A float is a strength. Without a number to begin with, at 0.2: visible, and mild for a scale and a learning rate.
+        start = 0.2 if number is None else number
+        return _made(widgets.FloatLogSlider, label, value=start, min=-2, max=2, step=0.05, readout_format=".3g")
+    if kinds == (int,):
+        return _made(widgets.BoundedIntText, label, value=number or 0, max=10_000)
+    if kinds == (bool,):
+        return _made(widgets.Checkbox, label, value=bool(number), indent=False)
+    if int in kinds:
+        return _made(_SeedBox, label, value=number is not None, indent=False)
+    return None
+
+
+def _value(control: widgets.Widget) -> Any:
+    """What a control says of its parameter."""
+    if isinstance(control, _SeedBox):
+        return 0 if control.value else None
+    return control.value
+
+
+def _choice_of(label: str, values: Mapping[str, Any], field: widgets.Widget, other: Any) -> widgets.Dropdown:
+    """A choice that fills `field`; what else is written there is the choice "other", whose value no field has."""
+    options = [*values.items(), ("other", other)]
+
+    def chosen() -> Any:
+        return field.value if field.value in values.values() else other
+
+    choice = _made(widgets.Dropdown, label, options=options, value=chosen())
+
+    def fill(change: dict) -> None:
+        if change["new"] != other:
+            field.value = change["new"]
+
+    def follow(_change: dict) -> None:
+        choice.value = chosen()
+
+    choice.observe(fill, "value")
+    field.observe(follow, "value")
+    return choice
+
+
+def _error_html(error: Exception) -> str:
+    """The message; of an error that is not about what was given, also where it came from."""
+    if isinstance(error, (ValueError, IndexError)):
+        shown = escaped(str(error))
+    else:
+        shown = f"{type(error).__name__}: {escaped(str(error))}<details><summary>Traceback</summary><pre>"
+        shown += f"{escaped(''.join(traceback.format_exception(error)))}</pre></details>"
+    style = "border-left: 4px solid #D55E00; padding: 0.25em 0.75em; line-height: 1.5; overflow-wrap: anywhere"
+    return f'<div role="alert" style="{style}"><strong>This does not work.</strong> {shown}</div>'

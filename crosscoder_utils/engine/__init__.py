@@ -1,0 +1,1 @@
+"""How `generate` is fast."""

@@ -1,0 +1,1 @@
+"""Files: crosscoders, examples, presets' sources, atomic writes."""

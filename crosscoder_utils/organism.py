@@ -1,0 +1,6 @@
+"""``python -m crosscoder_utils.organism``, the former name of ``python -m crosscoder_utils.training``."""
+
+from crosscoder_utils.training.__main__ import main
+
+if __name__ == "__main__":
+    main()

