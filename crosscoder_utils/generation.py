@@ -72,7 +72,7 @@ class Generation:
             if getattr(self, name) is not None:
                 row[name] = float(getattr(self, name).mean())
         if self.edit_norm is not None:
-            row["edit_share"] = float((self.edit_norm / self.residual_norm).max())
+            row["relative_edit_norm"] = float((self.edit_norm / self.residual_norm).max())
         return row
 
 

@@ -110,7 +110,7 @@ def reconstruction(setup: Setup, texts: Sequence[str]) -> Reconstruction:
 
 
 @torch.no_grad()
-def splice_cost(setup: Setup, texts: Sequence[str], point: int, zero: bool = False) -> Float[np.ndarray, " text"]:
+def ce_loss_added(setup: Setup, texts: Sequence[str], point: int, zero: bool = False) -> Float[np.ndarray, " text"]:
     """How much the story's cross-entropy rises when one hook point is replaced by its reconstruction, in nats per token.
 
     The encoder reads the clean stream at all hook points; a BOS token is left as it is. With `zero`, the hook point is

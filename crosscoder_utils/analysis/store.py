@@ -28,7 +28,14 @@ _TEXTS += ["preset", "assets", "device", "versions"]
 _FLAGS = ["says_phrase", "is_story"]
 _COUNTS = ["n_tokens", "max_new_tokens", "seed"]
 _PARAMETERS = sorted({field.name for method in METHODS.values() for field in fields(method)})
-_MEASURES = ["activation_before", "activation_after", "overshoot", "others_change", "others_change_relative", "edit_share"]
+_MEASURES = [
+    "activation_before",
+    "activation_after",
+    "overshoot",
+    "others_change",
+    "others_change_relative",
+    "relative_edit_norm",
+]
 _MEASURES += ["cross_entropy", "completion_cross_entropy"]
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in _TEXTS]

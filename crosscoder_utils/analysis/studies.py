@@ -182,7 +182,7 @@ def best_by_method(table: pd.DataFrame, tolerance: float | None = None) -> pd.Da
 
     Returns:
         `role`, `method`, `setting`, `point`, `scale`, `lr`; `mean` and `standard_error` of the cross-entropy on the first
-        set; `edit_share`, the mean over its prompts of the largest edit as a share of the stream; and, on the second set,
+        set; `relative_edit_norm`, the mean over its prompts of the largest edit as a share of the stream; and, on the second set,
         `held_out_mean`, `held_out_error` and `stories`, the share of completions.
     """
     own = table[table["target"] == "feature"]
@@ -191,7 +191,7 @@ def best_by_method(table: pd.DataFrame, tolerance: float | None = None) -> pd.Da
     columns = {
         "mean": ("cross_entropy", "mean"),
         "standard_error": ("cross_entropy", "sem"),
-        "edit_share": ("edit_share", "mean"),
+        "relative_edit_norm": ("relative_edit_norm", "mean"),
         "share": ("is_story", "mean"),
         "empty": ("n_tokens", lambda n: (n == 0).mean()),
     }
@@ -202,7 +202,7 @@ def best_by_method(table: pd.DataFrame, tolerance: float | None = None) -> pd.Da
         ranked = lines.sort_values("mean", kind="stable")
     else:
         most = share.groupby([lines[name] for name in groups], sort=False).transform("max")
-        ranked = lines[share >= most - tolerance - 1e-9].sort_values("edit_share", kind="stable")
+        ranked = lines[share >= most - tolerance - 1e-9].sort_values("relative_edit_norm", kind="stable")
     best = ranked.groupby(groups, sort=False).head(1).sort_values("setting").reset_index(drop=True)
     held_out = second.groupby("setting").agg(
         held_out_mean=("cross_entropy", "mean"), held_out_error=("cross_entropy", "sem"), stories=("is_story", "mean")

@@ -70,7 +70,7 @@ def sensitivities(table: pd.DataFrame, limit: float, tolerance: float = 0.3) -> 
                 "method": method if pd.isna(point) else f"{method}, point {point:g}",
                 "best": means.min(),
                 "from": f"{x} {strengths[first]:g}",
-                "edit share": settings.loc[settings[x] == strengths[first], "edit_share"].mean(),
+                "edit share": settings.loc[settings[x] == strengths[first], "relative_edit_norm"].mean(),
                 "doublings": f"{sensitivity(summary, x, tolerance):.1f}{'+' if at_end else ''}",
             }
         )
@@ -105,7 +105,7 @@ def control_margins(draws: pd.DataFrame) -> pd.DataFrame:
                 {
                     "feature": f"{role}, {method}",
                     "control": target,
-                    "edit share": control["edit_share"].mean(),
+                    "edit share": control["relative_edit_norm"].mean(),
                     "stories": f"{feature['is_story'].mean():.0%}",
                     "control's stories": f"{shares.mean():.0%} ({shares.min():.0%} to {shares.max():.0%})",
                     "margin (stories)": f"{margins[0]:.0f}",

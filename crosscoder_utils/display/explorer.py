@@ -7,7 +7,14 @@ from numbers import Real
 import pandas as pd
 from IPython.display import HTML
 
-_COLUMNS = ["cross_entropy", "completion_cross_entropy", "activation_before", "activation_after", "edit_share", "overshoot"]
+_COLUMNS = [
+    "cross_entropy",
+    "completion_cross_entropy",
+    "activation_before",
+    "activation_after",
+    "relative_edit_norm",
+    "overshoot",
+]
 
 
 def explorer(table: pd.DataFrame, n_prompts: int | None = None) -> HTML:

@@ -144,7 +144,7 @@ def size_curves(draws: pd.DataFrame) -> go.Figure:
     figure = go.Figure(layout={"template": TEMPLATE})
     for colour, (method, own) in zip(COLOURS, draws.groupby("method", sort=False)):
         shares = own.groupby(["target", "setting", "draw"], sort=False).agg(
-            size=("edit_share", "mean"), stories=("is_story", "mean")
+            size=("relative_edit_norm", "mean"), stories=("is_story", "mean")
         )
         feature = shares.loc["feature"].sort_values("size")
         random = shares.loc["random direction"].groupby("setting").agg(

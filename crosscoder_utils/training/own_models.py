@@ -9,7 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 
-from crosscoder_utils.analysis.metrics import reconstruction, splice_cost
+from crosscoder_utils.analysis.metrics import ce_loss_added, reconstruction
 from crosscoder_utils.io.crosscoder_files import save_crosscoder
 from crosscoder_utils.io.examples import read_rows
 from crosscoder_utils.io.files import whole_file
@@ -98,7 +98,7 @@ def _measure(setup: Setup, n: int) -> dict:
     texts = [text for text in texts if len(setup.tokenizer(text, add_special_tokens=False).input_ids) <= limit]
     measured = reconstruction(setup, texts)
     costs, of_zeros = (
-        [float(splice_cost(setup, texts, point, zero).mean()) for point in range(setup.n_points)] for zero in (False, True)
+        [float(ce_loss_added(setup, texts, point, zero).mean()) for point in range(setup.n_points)] for zero in (False, True)
     )
     return {
         "texts": len(texts),
@@ -106,7 +106,7 @@ def _measure(setup: Setup, n: int) -> dict:
         "unexplained_variance": measured.unexplained_variance.tolist(),
         "features_per_token": measured.features_per_token,
         "dead_share": float((measured.firing_rate == 0).mean()),
-        "splice_cost": costs,
+        "ce_loss_added": costs,
         "loss_recovered": [1 - cost / most for cost, most in zip(costs, of_zeros, strict=True)],
     }
 

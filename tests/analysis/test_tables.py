@@ -26,7 +26,7 @@ def made_up(role="tag") -> pd.DataFrame:
             for prompt in range(5):
                 row = {"role": role, "method": method, "point": point, "target": target, "scale": scale, "lr": None}
                 row |= {"cross_entropy": mean + 0.1 * prompt, "is_story": mean < 4, "prompt_index": prompt}
-                row |= {"edit_share": scale / 10, "n_tokens": 5}
+                row |= {"relative_edit_norm": scale / 10, "n_tokens": 5}
                 rows.append(row | {"set": "chosen on" if prompt < 3 else "held out"})
     table = pd.DataFrame(rows).astype({"point": float, "lr": float})
     return table.assign(setting=table.groupby(["method", "target", "scale"], sort=False).ngroup())
@@ -67,7 +67,7 @@ def test_margins_are_those_to_the_mean_draw():
     for target, draws in {"feature": [1.0], "random direction": [2.0, 6.0]}.items():
         for (draw, mean), prompt in itertools.product(enumerate(draws), range(4)):
             row = {"role": "tag", "method": "many layers", "target": target, "draw": draw, "prompt_index": prompt}
-            rows.append(row | {"cross_entropy": mean + prompt, "is_story": mean + prompt < 4, "edit_share": mean})
+            rows.append(row | {"cross_entropy": mean + prompt, "is_story": mean + prompt < 4, "relative_edit_norm": mean})
     [line] = control_margins(pd.DataFrame(rows)).to_dict("records")
     assert line["stories"] == "75%" and line["edit share"] == 4.0
     assert line["control's stories"] == "25% (0% to 50%)"

