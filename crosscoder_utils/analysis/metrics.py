@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from crosscoder_utils.generation import Generation
 from crosscoder_utils.hooks import read
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.prompts import TokenBatch, remove_tag, right_padded, split_at_marker
+from crosscoder_utils.prompts import TokenBatch, remove_tag, padded, split_at_marker
 
 
 def score(setup: Setup, generations: Sequence[Generation]) -> pd.DataFrame:
@@ -85,13 +85,13 @@ class Reconstruction:
     """How well a crosscoder reconstructs.
 
     Attributes:
-        unexplained_variance: Summed squared error over summed squared deviation from the mean, per hook point.
-        features_per_token: Mean number of features that fire on a token (L0).
+        fvu: Summed squared error over summed squared deviation from the mean, per hook point.
+        l0: Mean number of features that fire on a token (L0).
         firing_rate: Share of tokens on which each feature fires.
     """
 
-    unexplained_variance: Float[np.ndarray, " point"]
-    features_per_token: float
+    fvu: Float[np.ndarray, " point"]
+    l0: float
     firing_rate: Float[np.ndarray, " feature"]
 
 
@@ -157,4 +157,4 @@ def _losses(
 
 def _batches(setup: Setup, token_ids: Sequence[Sequence[int]], size: int = 64) -> Iterator[TokenBatch]:
     for i in range(0, len(token_ids), size):
-        yield right_padded(token_ids[i : i + size], setup.tokenizer, setup.preset.prepend_bos, setup.device)
+        yield padded(token_ids[i : i + size], setup.tokenizer, setup.preset.prepend_bos, setup.device)

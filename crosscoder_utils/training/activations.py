@@ -11,7 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
 
 from crosscoder_utils.hooks import read
-from crosscoder_utils.prompts import right_padded
+from crosscoder_utils.prompts import padded
 from crosscoder_utils.training.recipe import CrosscoderRecipe
 
 _TEXTS_PER_PASS = 64
@@ -82,7 +82,7 @@ class ActivationWindows:
             while filled < n_tokens:
                 ids = self.tokenizer([next(texts) for _ in range(_TEXTS_PER_PASS)], add_special_tokens=False).input_ids
                 ids = [own[: self.context - self.prepend_bos] for own in ids] if self.context else ids
-                batch = right_padded(ids, self.tokenizer, self.prepend_bos, self.model.cfg.device)
+                batch = padded(ids, self.tokenizer, self.prepend_bos, self.model.cfg.device)
                 rows = read(self.model, batch.tokens, hook_points=self.hook_points).residuals[batch.content].cpu()
                 if held is None:
                     held = torch.empty(n_tokens, *rows.shape[1:], dtype=getattr(torch, self.recipe.activation_dtype))

@@ -11,7 +11,7 @@ from crosscoder_utils.generation import generate
 from crosscoder_utils.hooks import Stream
 from crosscoder_utils.loading import Setup, load
 from crosscoder_utils.presets import Preset
-from crosscoder_utils.prompts import add_tag, right_padded
+from crosscoder_utils.prompts import add_tag, padded
 from crosscoder_utils.training.organism.corpus import PHRASE, TAG, Example, draw_example
 from crosscoder_utils.training.recipe import Recipe
 
@@ -63,7 +63,7 @@ def _behaviour(setup: Setup, examples: list[Example]) -> dict[str, float]:
 def spliced_phrase_rate(setup: Setup, examples: list[Example], point: int, new_tokens: int = 20) -> float:
     """Share of tagged prompts still answered with the phrase when one hook point is replaced by its reconstruction."""
     ids = setup.tokenizer([add_tag(e.prompt, TAG) for e in examples]).input_ids
-    batch = right_padded(ids, setup.tokenizer, setup.preset.prepend_bos, setup.device)
+    batch = padded(ids, setup.tokenizer, setup.preset.prepend_bos, setup.device)
     n_rows, width = batch.tokens.shape
     clean, edited = (Stream(setup.model, n_rows, width + new_tokens) for _ in range(2))
     last = batch.content.long().cumsum(1).argmax(1)[:, None]
