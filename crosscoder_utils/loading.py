@@ -16,9 +16,10 @@ from transformers.utils import logging as transformers_logging
 
 from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.io.crosscoder_files import load_crosscoder
+from crosscoder_utils.io.errors import in_one_line
 from crosscoder_utils.io.examples import read_examples
-from crosscoder_utils.io.files import check_manifest, in_one_line
-from crosscoder_utils.io.sources import explained, fetch_folder, parse_place
+from crosscoder_utils.io.files import check_manifest
+from crosscoder_utils.io.sources import fetch_folder, parse_source, reading
 from crosscoder_utils.presets import Preset, find_preset
 from crosscoder_utils.prompts import split_at_marker
 
@@ -61,7 +62,7 @@ class Setup:
         Raises:
             ValueError: If there is no data, the split does not exist or has fewer examples.
         """
-        return read_examples(self.preset, n, deployment, split)
+        return read_examples(self.preset.data, n, deployment, split, self.preset.name)
 
     def prompts(self, n: int, deployment: bool, split: str = "test") -> list[str]:
         """Prompts of the first `n` examples, each ending in the story marker; raises what `examples` raises."""
@@ -119,8 +120,8 @@ def _find_crosscoder(preset: Preset, given: str | Path | Crosscoder | None) -> C
 def load_tokenizer(preset: Preset) -> PreTrainedTokenizerFast:
     """The preset's tokenizer; raises a `FileNotFoundError` if it cannot be read."""
     place = preset.tokenizer or preset.model
-    where = parse_place(place)
-    with explained(place):
+    where = parse_source(place)
+    with reading(place):
         return AutoTokenizer.from_pretrained(where.name, revision=where.revision, subfolder=where.subfolder)
 
 
@@ -131,9 +132,9 @@ def load_causal_lm(preset: Preset, adapters: Sequence[str]) -> PreTrainedModel:
         FileNotFoundError: If a part cannot be read.
         ValueError: If an adapter was made for another model, or weights are not finite.
     """
-    where = parse_place(preset.model)
+    where = parse_source(preset.model)
     with _quiet():
-        with explained(preset.model):
+        with reading(preset.model):
             model = AutoModelForCausalLM.from_pretrained(
                 where.name, revision=where.revision, subfolder=where.subfolder, dtype=getattr(torch, preset.dtype)
             )

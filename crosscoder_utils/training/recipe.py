@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from crosscoder_utils.io.errors import explained
 from crosscoder_utils.io.files import read_json
 
 _STRICT = ConfigDict(extra="forbid")
@@ -100,14 +101,21 @@ def read_recipe(path: str | Path) -> Recipe:
     """A recipe from a JSON file, such as `recipe.json` of a trained model; what the file leaves out is as above.
 
     Raises:
-        ValueError: If a key is unknown, or a value of the wrong kind.
+        ValueError: If a key is unknown or a value is not valid.
     """
     try:
         return TypeAdapter(Recipe).validate_python(read_json(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        key, known = ".".join(map(str, first["loc"])), [field.name for field in dataclasses.fields(Recipe)]
+        known = _field_names(Recipe)
         raise ValueError(
-            f"{path}: {key}={first['input']!r}: {first['msg']}; keys are {', '.join(known)}, and within them those of the "
-            "recipe.json beside a trained model"
+            f"{path}: {explained(error, known, assign=': ')}; recipe.json beside a trained model has all keys"
         ) from error
+
+
+def _field_names(recipe: type, prefix: str = "") -> list[str]:
+    """Dotted names of a recipe's fields and of those of its parts."""
+    names = []
+    for one in dataclasses.fields(recipe):
+        names.append(prefix + one.name)
+        names += _field_names(one.type, f"{prefix}{one.name}.") if dataclasses.is_dataclass(one.type) else []
+    return names

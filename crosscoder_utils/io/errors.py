@@ -1,0 +1,68 @@
+"""Other libraries' errors as one line that names the value and what is wrong with it."""
+
+import difflib
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def in_one_line(error: object, most: int = 200) -> str:
+    """An error's message without line breaks, cut after `most` characters."""
+    return " ".join(str(error).split())[:most]
+
+
+def explained(error: ValidationError, known: Sequence[str] = (), assign: str = "=") -> str:
+    """Every problem that pydantic found, in one line, separated by semicolons.
+
+    A wrong value reads ``name=value: what is wrong``, an unknown name comes with the nearest known one, and a missing name
+    with what to add.
+
+    Args:
+        error: What pydantic raised.
+        known: Names of the fields in their order, those of nested fields dotted, such as ``crosscoder.center``. Without
+            them, unknown names get no suggestion and positional arguments are named by number.
+        assign: What stands between a name and its value where the user writes it: "=" in Python, ": " in YAML.
+    """
+    problems: dict[str, list[str]] = {}
+    for one in error.errors(include_url=False):
+        name = _name(one["loc"], known)
+        if one["type"] in _UNKNOWN:
+            subject, problem = "", f"unknown key {name!r}{_suggestion(name, known)}"
+        elif one["type"] in ("missing", "missing_argument"):
+            subject, problem = "", f"key {name!r} is missing; add '{name}{assign}...'"
+        else:
+            subject = f"{name}={in_one_line(repr(one['input']), 100)}: " if name else ""
+            problem = one["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
+        problems.setdefault(subject, [])
+        if problem not in problems[subject]:
+            problems[subject].append(problem)
+    # One value may be refused in several ways, once for every type that it could have had.
+    return "; ".join(subject + (" or " if subject else "; ").join(found) for subject, found in problems.items())
+
+
+def _name(location: Sequence[int | str], known: Sequence[str]) -> str:
+    """The field's dotted name, without the types of a union that pydantic appends to it."""
+    parts = list(location)
+    if parts and isinstance(parts[0], int) and parts[0] < len(known):
+        parts[0] = known[parts[0]]  # a positional argument
+    names = [".".join(map(str, parts[: i + 1])) for i in range(len(parts))]
+    last = max((i for i, name in enumerate(names) if name in known), default=len(names) - 1)
+    if names and _siblings(names[last], known, inside=True):
+        return names[-1]
+    while last + 1 < len(parts) and isinstance(parts[last + 1], int):  # an item of a list
+        last += 1
+    return names[last] if names else ""
+
+
+def _siblings(name: str, known: Sequence[str], inside: bool = False) -> list[str]:
+    """Known names beside `name`, or those one level inside it."""
+    parent = f"{name}." if inside else name[: name.rfind(".") + 1]
+    return [one for one in known if one.startswith(parent) and "." not in one[len(parent) :]]
+
+
+def _suggestion(name: str, known: Sequence[str]) -> str:
+    candidates = [one.rpartition(".")[2] for one in _siblings(name, known)]
+    nearest = difflib.get_close_matches(name.rpartition(".")[2], candidates, n=1, cutoff=0)
+    return f"; did you mean {nearest[0]!r}? Known are {', '.join(candidates)}" if nearest else ""
