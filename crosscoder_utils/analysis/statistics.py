@@ -1,7 +1,7 @@
-"""Comparing the settings of a sweep: paired differences with intervals, sensitivity, controls.
+"""Statistics of a sweep: the best setting, paired differences with intervals, sensitivity to the hyperparameter.
 
-Every setting saw the same prompts, so settings are compared prompt by prompt; the standard errors of two means overstate the
-uncertainty of their difference.
+All settings of a sweep see the same prompts, so settings are compared prompt by prompt. The standard errors of the two means
+would overstate the uncertainty of their difference.
 """
 
 from collections.abc import Sequence
@@ -9,16 +9,57 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
+
+
+def best_settings(table: pd.DataFrame, by: Sequence[str] = ("role", "method"), tolerance: float | None = None) -> pd.DataFrame:
+    """The best setting of each group of a sweep; every table, figure and notebook chooses by this rule.
+
+    The best setting has the lowest mean cross-entropy. With a `tolerance` it is the *gentlest* good one: of the settings whose
+    share of stories is within `tolerance` of the group's highest share, the one with the smallest mean relative edit norm.
+    Settings under which more than half of the completions are empty are left out, because the score of an empty completion
+    covers only the prompt.
+
+    Args:
+        table: From `sweep`, with the columns of `by`.
+        by: Columns that define the groups.
+        tolerance: As a share of the prompts, such as 0.05.
+
+    Returns:
+        One row per group, in the order of the table: the columns of `by`; `setting`, `label` and `strength`; `mean` and
+        `standard_error` of the cross-entropy over prompts; `stories` and `says_phrase`, shares of completions; and
+        `relative_edit_norm`, the mean over prompts (NaN if the sweep did not record it).
+    """
+    names = ["label", "strength", "relative_edit_norm"]  # a sweep in memory lacks columns that are empty in all of its rows
+    rows = table.reindex(columns=list(dict.fromkeys([*table.columns, *by, *names])))
+    keys = list(dict.fromkeys([*by, "setting", "label", "strength"]))
+    columns = {
+        "mean": ("cross_entropy", "mean"),
+        "standard_error": ("cross_entropy", "sem"),
+        "stories": ("is_story", "mean"),
+        "says_phrase": ("says_phrase", "mean"),
+        "relative_edit_norm": ("relative_edit_norm", "mean"),
+        "empty": ("n_tokens", lambda n: (n == 0).mean()),
+    }
+    settings = rows.groupby(keys, dropna=False, sort=False).agg(**columns).reset_index()
+    settings = settings[settings.pop("empty") <= 0.5].astype({"stories": float, "says_phrase": float})
+    groups = [settings[name] for name in by]
+    if tolerance is None:
+        ranked = settings.sort_values("mean", kind="stable")
+    else:
+        most = settings.groupby(groups, dropna=False, sort=False)["stories"].transform("max")
+        good = settings[settings["stories"] >= most - tolerance - 1e-9]
+        ranked = good.sort_values("relative_edit_norm", kind="stable")
+    return ranked.groupby(list(by), dropna=False, sort=False).head(1).sort_index().reset_index(drop=True)
 
 
 class Difference(NamedTuple):
     """A mean paired difference and its 95 % interval.
 
     Attributes:
-        mean: Over the pairs.
-        low: 2.5th percentile of bootstrapped means.
-        high: 97.5th percentile.
+        mean: Mean over the pairs.
+        low: 2.5th percentile of the bootstrapped means.
+        high: 97.5th percentile of the bootstrapped means.
         n: Number of prompts.
     """
 
@@ -28,7 +69,7 @@ class Difference(NamedTuple):
     n: int
 
     def __format__(self, spec: str) -> str:
-        """Mean and interval, each by the format of a number, ".2f" by default: "+0.30 [-0.10, +0.71]"."""
+        """Mean and interval, each formatted by `spec` (".2f" by default): "+0.30 [-0.10, +0.71]"."""
         mean, low, high = (format(value, f"+{spec or '.2f'}") for value in self[:3])
         return f"{mean} [{low}, {high}]"
 
@@ -36,26 +77,27 @@ class Difference(NamedTuple):
 def paired_difference(
     table: pd.DataFrame, a: int, b: int, value: str = "cross_entropy", seed: int = 0, resamples: int = 10_000
 ) -> Difference:
-    """Mean of `value` under setting `a` minus that under `b`, over the prompts, with a percentile bootstrap over prompts.
+    """Mean over prompts of `value` under setting `a` minus setting `b`, with a percentile bootstrap over prompts.
 
     Args:
         table: From `sweep`.
-        a: Its `setting`.
-        b: Another one.
+        a: A value of the column `setting`.
+        b: Another value of that column.
         value: Column to compare.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
         resamples: Number of bootstrapped means.
 
     Returns:
-        With a single prompt there is no interval: its ends are NaN.
+        The difference; with a single prompt the ends of its interval are NaN.
 
     Raises:
-        ValueError: If the settings were not tried on the same prompts, or there are values that are no numbers.
+        ValueError: If the two settings do not have the same prompts, or a value is missing.
     """
     first, second = (table[table["setting"] == one].set_index("prompt_index")[value].sort_index() for one in (a, b))
     if not first.index.equals(second.index) or not len(first):
         raise ValueError(
-            f"settings {a} and {b} have {len(first)} and {len(second)} prompts that are not the same; sweep both on all"
+            f"settings {a} and {b} have {len(first)} and {len(second)} prompts that are not the same; sweep both on the same "
+            "prompts"
         )
     return crossed_difference(first.to_numpy(float)[None], second.to_numpy(float), seed, resamples)
 
@@ -63,53 +105,53 @@ def paired_difference(
 def crossed_difference(
     a: Float[np.ndarray, "draw prompt"], b: Float[np.ndarray, " prompt"], seed: int = 0, resamples: int = 10_000
 ) -> Difference:
-    """Mean of `a` minus that of `b`, with a percentile bootstrap over prompts and over the draws of `a`, both at once.
+    """Mean of `a` minus mean of `b`, with a percentile bootstrap over the prompts and the draws of `a` at once.
 
-    Both are chance: which prompts, and which random directions, say, stand for all. Of a single draw, only prompts are
+    Both are samples: of all prompts, and of all random directions, for example. With a single draw, only the prompts are
     resampled. Errors and single prompts are as in `paired_difference`.
     """
     pairs = a - b
     if np.isnan(pairs).any():
         raise ValueError(
-            f"{np.isnan(pairs).sum()} of {pairs.size} differences are no numbers; leave such rows out, or compare others"
+            f"{np.isnan(pairs).sum()} of {pairs.size} differences are NaN; leave out rows without a value, or compare another "
+            "column"
         )
     generator = np.random.default_rng(seed)
     n_draws, n = pairs.shape
     low = high = float("nan")
     if n > 1:
-        # How often each draw and each prompt comes in each resample, as shares.
+        # Weight of each draw and of each prompt in each resample.
         draws, prompts = (generator.multinomial(k, np.full(k, 1 / k), resamples) / k for k in (n_draws, n))
         low, high = np.quantile((draws @ pairs * prompts).sum(1), [0.025, 0.975])
     return Difference(float(pairs.mean()), float(low), float(high), n)
 
 
-def sensitivity(summary: pd.DataFrame, x: str, tolerance: float = 0.3) -> float:
-    """Over how many doublings of a hyperparameter the mean stays within `tolerance` of its best.
+def sensitivity(summary: pd.DataFrame, tolerance: float = 0.3) -> float:
+    """Number of doublings of the hyperparameter over which the mean stays within `tolerance` of its best value.
 
-    The mean is taken to be linear in log2 of the hyperparameter between neighbouring values. Only the stretch around the
-    best value counts; it ends where the grid ends, so that it is a lower bound if it reaches there.
+    Between neighbouring strengths the mean is interpolated linearly in log2(strength). Only the stretch around the best value
+    counts. A stretch that reaches an end of the grid is cut off there, so the result is then a lower bound.
 
     Args:
-        summary: From `summarize`, one line per value of `x`.
-        x: Column of the hyperparameter, above 0.
+        summary: From `summarize`, with one row per value of the column `strength`, all above 0.
         tolerance: In units of the mean.
 
     Returns:
         Doublings; 0 for a single value.
     """
-    curve = summary.sort_values(x)
-    position, means = np.log2(curve[x].to_numpy(float)), curve["mean"].to_numpy(float)
+    curve = summary.sort_values("strength")
+    position, means = np.log2(curve["strength"].to_numpy(float)), curve["mean"].to_numpy(float)
     excess, ends = means - means.min() - tolerance, []
     for step, at in zip((-1, 1), stretch_around_best(means, tolerance)):
         end = position[at]
-        if 0 <= at + step < len(excess):  # crossed the tolerance between two values
+        if 0 <= at + step < len(excess):  # the mean crosses the tolerance between two strengths
             end += (position[at + step] - end) * excess[at] / (excess[at] - excess[at + step])
         ends.append(end)
     return float(ends[1] - ends[0])
 
 
 def stretch_around_best(means: Float[np.ndarray, " value"], tolerance: float) -> tuple[int, int]:
-    """First and last position of the stretch around the smallest mean in which none is more than `tolerance` above it."""
+    """First and last index of the contiguous stretch around the smallest mean with means at most `tolerance` above it."""
     near = means - means.min() - tolerance <= 0
     first = last = int(means.argmin())
     while first > 0 and near[first - 1]:
@@ -117,40 +159,3 @@ def stretch_around_best(means: Float[np.ndarray, " value"], tolerance: float) ->
     while last < len(means) - 1 and near[last + 1]:
         last += 1
     return first, last
-
-
-def like_feature(fires: Bool[np.ndarray, "token feature"], feature: int, exclude: Sequence[int] = (), seed: int = 0) -> int:
-    """A random feature that fires about as often as `feature`: a control.
-
-    It is drawn from the 20 first of `like_features`, with `seed`; arguments and errors are the same.
-    """
-    return int(np.random.default_rng(seed).choice(like_features(fires, feature, exclude)[:20]))
-
-
-def like_features(
-    fires: Bool[np.ndarray, "token feature"], feature: int, exclude: Sequence[int] = ()
-) -> Int[np.ndarray, " feature"]:
-    """The other features, those first whose firing rates are nearest on a logarithmic scale.
-
-    Left out are those that fire on no token, and those that fire on much the same tokens as `feature` (more than half of
-    the tokens on which either fires): they may be about the same thing, and then are no control.
-
-    Args:
-        fires: Which features fire on which tokens, of the texts that are intervened on.
-        feature: The feature to be like; it is left out itself.
-        exclude: Features that are no controls, such as those of the other roles.
-
-    Raises:
-        ValueError: If no other feature is left.
-    """
-    counts, own = fires.sum(0), fires[:, feature]
-    both = fires[own].sum(0)
-    apart = both <= 0.5 * (counts + own.sum() - both)
-    candidates = np.setdiff1d(np.flatnonzero((counts > 0) & apart), [feature, *exclude])
-    if not len(candidates) or not own.any():
-        raise ValueError(
-            f"feature {feature} fires on {own.sum()} of {len(own)} tokens of such texts, {len(candidates)} others on others; "
-            "where one never fires there is nothing to ablate: choose one that does, such as from the ranking of notebook 02"
-        )
-    distance = np.abs(np.log(counts[candidates]) - np.log(counts[feature]))
-    return candidates[np.argsort(distance, kind="stable")]

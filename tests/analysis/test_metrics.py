@@ -48,8 +48,8 @@ def test_reconstruction_by_the_formulas(random):
     y = torch.cat(list(content_residuals(random, texts)))
     E = random.crosscoder.encode(y)
     error = ((y - random.crosscoder.decode(E)) ** 2).sum((0, 2)) / ((y - y.mean(0)) ** 2).sum((0, 2))
-    np.testing.assert_allclose(result.unexplained_variance, error.numpy(), rtol=1e-4)
-    assert result.features_per_token == pytest.approx((E > 0).sum(-1).float().mean().item())
+    np.testing.assert_allclose(result.fvu, error.numpy(), rtol=1e-4)
+    assert result.l0 == pytest.approx((E > 0).sum(-1).float().mean().item())
     assert result.firing_rate.shape == (24,)
 
 

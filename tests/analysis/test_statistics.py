@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crosscoder_utils.analysis.statistics import crossed_difference, like_feature, like_features, paired_difference, sensitivity
+from crosscoder_utils.analysis.statistics import crossed_difference, frequency_matched_feature, frequency_matched_features, paired_difference, sensitivity
 
 
 @pytest.fixture
@@ -81,12 +81,12 @@ def test_controls_fire_as_often():
     fires[:, 199] = False  # dead
     fires[:, 101] = fires[:, 100]  # the same feature again
     rates = fires.mean(0)
-    drawn = [like_feature(fires, 100, exclude=[99], seed=s) for s in range(30)]
+    drawn = [frequency_matched_feature(fires, 100, exclude=[99], seed=s) for s in range(30)]
     assert len(set(drawn)) > 5 and not set(drawn) & {99, 100, 101}
     assert all(0.7 < rates[one] / rates[100] < 1.4 for one in drawn)
-    assert like_feature(fires, 100, seed=3) == like_feature(fires, 100, seed=3)
-    others = like_features(fires, 100)
+    assert frequency_matched_feature(fires, 100, seed=3) == frequency_matched_feature(fires, 100, seed=3)
+    others = frequency_matched_features(fires, 100)
     distance = np.abs(np.log(rates[others] / rates[100]))
     assert (np.diff(distance) > -1e-9).all() and set(others) == set(range(199)) - {100, 101}
     with pytest.raises(ValueError, match="feature 199 fires on 0 of 4000 tokens .* nothing to ablate"):
-        like_feature(fires, 199)
+        frequency_matched_feature(fires, 199)

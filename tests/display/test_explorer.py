@@ -20,10 +20,10 @@ from crosscoder_utils.display.explorer import explorer
     ],
     ids=["many", "single", "perturbation", "untouched", "several scales"],
 )
-@pytest.mark.parametrize("record", ["target", "nothing"])
+@pytest.mark.parametrize("record", ["ablated", "nothing"])
 def test_a_sweep_that_is_in_memory_only(random, interventions, methods, strengths, record):
     rows = sweep(random, ["Words: red\nStory:"], interventions, 3, record=record, progress=False)
-    page = explorer(rows.assign(role="tag", target="feature")).data
+    page = explorer(rows.assign(role="tag", ablated="feature")).data
     choices = json.loads(re.search(r'application/json">(.*?)</script>', page, re.S).group(1))["choices"]
     assert [choice["method"] for choice in choices] == methods
     assert [strength["name"] for choice in choices for strength in choice["strengths"]] == strengths

@@ -106,7 +106,7 @@ def test_heat_maps_have_a_dropdown_of_roles():
 
 
 def test_overshoot_scatter_has_a_dot_per_setting_and_crosses_for_controls():
-    own, control = overshoot_scatter(pd.concat([swept().assign(target=t) for t in ("feature", "random direction")])).data
+    own, control = overshoot_scatter(pd.concat([swept().assign(ablated=t) for t in ("feature", "random direction")])).data
     assert len(own.x) == len(control.x) == 8 and set(own.y) == {0.0, 1.0}
     assert own.marker.symbol == "circle" != control.marker.symbol and own.marker.color == control.marker.color
 
@@ -115,7 +115,7 @@ def test_size_curves_have_the_band_of_the_draws():
     rows = [
         {
             "method": "many layers",
-            "target": target,
+            "ablated": ablated,
             "setting": setting,
             "draw": draw,
             "relative_edit_norm": setting + 1.0,
@@ -136,7 +136,7 @@ def test_comparison_dots_have_a_dot_per_draw_and_an_error_for_the_feature_alone(
         {
             "role": role,
             "method": method,
-            "target": target,
+            "ablated": ablated,
             "draw": draw,
             "cross_entropy": 1.0 + draw + prompt,
             "is_story": prompt,

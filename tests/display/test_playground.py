@@ -23,7 +23,7 @@ from crosscoder_utils import (
     score,
 )
 from crosscoder_utils.display import before_after as module
-from crosscoder_utils.display.before_after import Comparer, make_intervention, methods_of
+from crosscoder_utils.display.comparison import Comparer, make_intervention, methods_of
 from crosscoder_utils.display.html import escaped
 from crosscoder_utils.display.playground import Playground
 from crosscoder_utils.prompts import from_position

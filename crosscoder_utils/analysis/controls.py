@@ -1,0 +1,53 @@
+"""Controls for an intervention on a feature: other features that fire about as often."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+N_NEAREST = 20
+"""How many of the nearest features a random control is drawn from."""
+
+
+def frequency_matched_feature(
+    fires: Bool[np.ndarray, "token feature"], feature: int, exclude: Sequence[int] = (), seed: int = 0
+) -> int:
+    """A random feature that fires about as often as `feature`.
+
+    It is drawn from the first 20 of `frequency_matched_features`, which also describes the arguments and errors.
+    """
+    return int(np.random.default_rng(seed).choice(frequency_matched_features(fires, feature, exclude)[:N_NEAREST]))
+
+
+def frequency_matched_features(
+    fires: Bool[np.ndarray, "token feature"], feature: int, exclude: Sequence[int] = ()
+) -> Int[np.ndarray, " feature"]:
+    """All features that can serve as a control for `feature`, sorted by how near their firing rates are (log scale).
+
+    Features that never fire are left out. So are features that fire on mostly the same tokens as `feature` (Jaccard index
+    above 0.5): they may represent the same thing, so ablating them would be no control.
+
+    Args:
+        fires: Whether each feature fires on each token of the texts that are intervened on.
+        feature: The feature to match; never among the results.
+        exclude: Other features to leave out, such as those of the other roles.
+
+    Raises:
+        ValueError: If `feature` never fires, or no other feature is left.
+    """
+    counts, own = fires.sum(0), fires[:, feature]
+    both = fires[own].sum(0)
+    distinct = both <= 0.5 * (counts + own.sum() - both)
+    candidates = np.setdiff1d(np.flatnonzero((counts > 0) & distinct), [feature, *exclude])
+    if not own.any():
+        raise ValueError(
+            f"feature {feature} fires on 0 of {len(own)} tokens of these texts, so there is nothing to ablate; choose a "
+            "feature that fires, such as one from the ranking of notebook 02"
+        )
+    if not len(candidates):
+        raise ValueError(
+            f"feature {feature} has no control: none of the other features fires on other tokens of these texts "
+            f"({len(own)} tokens); give more texts, or ablate without controls"
+        )
+    distance = np.abs(np.log(counts[candidates]) - np.log(counts[feature]))
+    return candidates[np.argsort(distance, kind="stable")]
