@@ -5,7 +5,7 @@ import json
 import pytest
 from book_files import book_pages, pages_with
 
-CHOICES = ["role", "target", "method", "prompt"]
+CHOICES = ["role", "ablated", "method", "prompt"]
 
 
 @pytest.mark.parametrize("page_path", pages_with('"updatemenus"'))
@@ -30,28 +30,28 @@ def test_menus_change_what_is_drawn(page_path, open_page):
 @pytest.mark.parametrize("page_path", pages_with('class="explorer"'))
 def test_the_explorer_shows_what_was_computed(page_path, open_page):
     opened = open_page(page_path)
-    place = opened.page.locator(".explorer")
-    data = json.loads(place.locator("script[type='application/json']").text_content())
-    control = {name: place.locator(f"[data-choose={name}]") for name in [*CHOICES, "strength"]}
-    shown = set()
+    shown = opened.page.locator(".explorer")
+    data = json.loads(shown.locator("script[type='application/json']").text_content())
+    control = {name: shown.locator(f"[data-choose={name}]") for name in [*CHOICES, "strength"]}
+    seen = set()
     for choice in {(c["role"], c["method"]): c for c in data["choices"]}.values():
-        for name in ("role", "target", "method"):
+        for name in ("role", "ablated", "method"):
             control[name].select_option(choice[name])
         for prompt in (0, len(data["prompts"]) - 1):
             control["prompt"].select_option(str(prompt))
-            for strength in (0, len(choice["strengths"]) - 1):
+            for strength in (0, len(choice["settings"]) - 1):
                 control["strength"].fill(str(strength))
-                expected = choice["strengths"][strength]
+                expected = choice["settings"][strength]
                 number, phrase, *values = expected["answers"][prompt]
                 completion = data["texts"][number]
-                assert place.locator("output").text_content() == expected["name"]
-                assert place.locator(".explorer-text").text_content() == data["prompts"][prompt] + (completion or "(nothing)")
-                assert place.locator("mark").text_content() == (completion or "(nothing)")
-                said, *figures = place.locator(".explorer-figures dd").all_text_contents()
+                assert shown.locator("output").text_content() == expected["label"]
+                assert shown.locator(".explorer-text").text_content() == data["prompts"][prompt] + (completion or "(nothing)")
+                assert shown.locator("mark").text_content() == (completion or "(nothing)")
+                said, *figures = shown.locator(".explorer-figures dd").all_text_contents()
                 assert said == ("said" if phrase else "not said")
                 assert [None if f == "–" else float(f) for f in figures] == values
-                shown.add((completion, *figures))
-    assert len(shown) > 1
+                seen.add((completion, *figures))
+    assert len(seen) > 1
     assert opened.problems == []
 
 

@@ -9,10 +9,18 @@ import pandas as pd
 import pytest
 from book_files import BOOK, ROOT, book_pages
 
-from crosscoder_utils.display.explorer import explorer
-from crosscoder_utils.display.figures import bars_by_point, condition_scatter
-from crosscoder_utils.display.html import texts_table, token_strip
-from crosscoder_utils.display.sweep_figures import comparison_dots, heat_maps, overshoot_scatter, size_curves, sweep_curves
+from crosscoder_utils.display import (
+    bars_by_point,
+    comparison_dots,
+    condition_scatter,
+    explorer,
+    heat_maps,
+    overshoot_scatter,
+    size_curves,
+    sweep_curves,
+    texts_table,
+    token_strip,
+)
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 from plotly_figures import figure_html
@@ -23,25 +31,25 @@ EVIL = """<script>window.ran = 1</script><img src=x onerror="window.ran = 2"> $x
 def table() -> pd.DataFrame:
     """A sweep whose texts and names are all evil."""
     rows = [
-        {"point": float(point), "scale": scale, "prompt_index": prompt, "setting": f"{point} {scale}"}
+        {"point": float(point), "strength": scale, "prompt_index": prompt, "setting": 2 * point + int(scale)}
         for point, scale, prompt in itertools.product((0, 1), (1.0, 2.0), (0, 1))
     ]
-    numbers = {"cross_entropy": 1.0, "completion_cross_entropy": 1.0, "overshoot": 1.0, "relative_edit_norm": 0.1, "lr": None}
+    numbers = {"cross_entropy": 1.0, "completion_cross_entropy": 1.0, "overshoot": 1.0, "relative_edit_norm": 0.1}
     numbers |= {"activation_before": 1.0, "activation_after": 0.0, "is_story": True, "says_phrase": False}
-    texts = {"prompt": EVIL, "completion": EVIL, "role": EVIL, "target": EVIL, "method": "single layer"}
+    texts = {"prompt": EVIL, "completion": EVIL, "role": EVIL, "ablated": EVIL, "label": EVIL, "method": "single layer"}
     return pd.DataFrame(rows).assign(**numbers, **texts)
 
 
 def figures() -> list:
     statistics = pd.DataFrame({EVIL: [1.0, 2.0], "other": [1.0, 3.0]})
     return [
-        sweep_curves(table(), "scale", "role", EVIL, {EVIL: 2.0}),
+        sweep_curves(table(), "role", EVIL, {EVIL: 2.0}),
         heat_maps(table()),
         overshoot_scatter(table().assign(method=EVIL)),
         condition_scatter(statistics, EVIL, "other", {EVIL: 0}),
         bars_by_point({EVIL: [1.0, 2.0], "b": [1.0, 2.0]}, EVIL, (0, 1)),
         comparison_dots(table().assign(draw=0), {EVIL: 1.0}),
-        size_curves(pd.concat([table().assign(method=EVIL, draw=0, target=t) for t in ("feature", "random direction")])),
+        size_curves(pd.concat([table().assign(method=EVIL, draw=0, ablated=a) for a in ("feature", "random direction")])),
     ]
 
 
@@ -77,17 +85,17 @@ def literal(texts: list[str]) -> list[str]:
 def test_views_are_literal(opened):
     [evil] = literal([EVIL])
     page = opened.page.locator("#evil")
-    for place in (".tokens strong", ".tokens span >> nth=0", "table.texts th", "table.texts td >> nth=0"):
-        assert literal([page.locator(place).text_content()]) == [evil]
+    for selector in (".tokens strong", ".tokens span >> nth=0", "table.texts th", "table.texts td >> nth=0"):
+        assert literal([page.locator(selector).text_content()]) == [evil]
     assert literal([page.locator("table.texts td >> nth=1").text_content()]) == literal([str([EVIL])])
     assert page.locator(".explorer-text").text_content() == EVIL + EVIL
     assert page.locator("[data-choose=role] option").all_text_contents() == [EVIL]
-    assert page.locator("[data-choose=target] option").all_text_contents() == [EVIL]
+    assert page.locator("[data-choose=ablated] option").all_text_contents() == [EVIL]
     assert page.locator(".plotly-figure").first.get_attribute("aria-label") == EVIL
 
 
-# Of each of `figures`, where its evil texts stand.
-PLACES = [
+# Of each of `figures`, the elements with its evil texts.
+LABELS = [
     (".legendtext", ".g-xtitle"),
     (),
     (),
@@ -100,10 +108,10 @@ PLACES = [
 def test_labels_of_figures_are_literal(opened):
     [evil] = literal([EVIL])
     page = opened.page.locator("#evil")
-    for figure, places in enumerate(PLACES):
-        for place in places:
-            texts = literal(page.locator(".plotly-figure").nth(figure).locator(place).all_text_contents())
-            assert texts and all(evil in text for text in texts), (figure, place, texts)
+    for figure, selectors in enumerate(LABELS):
+        for selector in selectors:
+            texts = literal(page.locator(".plotly-figure").nth(figure).locator(selector).all_text_contents())
+            assert texts and all(evil in text for text in texts), (figure, selector, texts)
     assert evil in literal([page.locator(".figure-menus option").text_content()])[0]
 
 
@@ -112,4 +120,4 @@ def test_hover_texts_are_literal(opened):
     drawing = opened.page.locator("#evil .plotly-figure .js-plotly-plot").first
     drawing.evaluate("(one) => Plotly.Fx.hover(one, [{ curveNumber: 1, pointNumber: 0 }])")
     shown = literal([drawing.locator(".hoverlayer .hovertext").text_content()])[0]
-    assert shown.count(evil) == 2, shown  # the curve's name, and the completion
+    assert shown.count(evil) == 3, shown  # the curve's name, the setting and the completion

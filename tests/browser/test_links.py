@@ -34,7 +34,7 @@ def fault(page: Path, link: str) -> str | None:
     if not target.is_file():
         return "no such file"
     if parts.fragment and target.suffix == ".html" and unquote(parts.fragment) not in anchors(target):
-        return "no such place in the page"
+        return "no such anchor in the page"
     return None
 
 

@@ -65,20 +65,20 @@ def page(address, browser) -> Iterator[Page]:
     page.close()
 
 
-def edited(page: Page) -> Locator:
-    """The edited completion in the playground; there is another in the example from code, which is in no widget."""
+def intervened(page: Page) -> Locator:
+    """The intervened run's completion in the playground; there is another in the example from code, which is in no widget."""
     return page.locator(".widget-html .panels > div:nth-child(2) .tokens")
 
 
 def test_an_error_is_shown_and_cleared(page):
-    before, field = edited(page).inner_text(), page.get_by_label("prompt", exact=True)
+    before, field = intervened(page).inner_text(), page.get_by_label("prompt", exact=True)
     prompt = field.input_value()
     field.fill("")
     field.blur()
     expect(page.get_by_role("alert")).to_contain_text("is empty", timeout=SOON)
     field.fill(prompt)
     field.blur()
-    expect(edited(page)).to_have_text(before, timeout=SOON)
+    expect(intervened(page)).to_have_text(before, timeout=SOON)
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
@@ -99,8 +99,8 @@ def test_nothing_is_cut_off_on_a_screen_or_a_telephone(page):
 
 
 def test_the_keyboard_moves_the_strength_and_the_completion_follows(page):
-    expect(edited(page)).not_to_contain_text(PHRASE)
+    expect(intervened(page)).not_to_contain_text(PHRASE)
     page.locator(".noUi-handle").press("Home")  # the weakest
-    expect(edited(page)).to_contain_text(PHRASE, timeout=SOON)
+    expect(intervened(page)).to_contain_text(PHRASE, timeout=SOON)
     page.locator(".noUi-handle").press("End")
-    expect(edited(page)).not_to_contain_text(PHRASE, timeout=SOON)
+    expect(intervened(page)).not_to_contain_text(PHRASE, timeout=SOON)

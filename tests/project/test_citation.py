@@ -1,4 +1,4 @@
-"""What is said of the version in several places is the same."""
+"""The version is the same wherever it is stated."""
 
 import re
 import tomllib

@@ -9,6 +9,8 @@ import pytest
 from pydantic import TypeAdapter
 from real_formats import write_preset
 
+from crosscoder_utils.analysis import Parameters
+
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 GRID = {"single_layer_scales": [8.0], "many_layers_scales": [4.0], "learning_rates": [0.4], "steps_tried": [1, 3]}
 PARAMETERS = {
@@ -77,27 +79,25 @@ def test_papermill_lists_the_parameters(path):
         TypeAdapter(eval(one["inferred_type_name"])).validate_python(default, strict=True)
 
 
-def _checked(source):
-    """What a cell gives to `check_parameters`, by keyword or as `**` of dictionaries that it writes down, and on which line."""
-    tree, dictionaries, given, lines = ast.parse(source), {}, {}, []
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Assign, ast.AugAssign)) and isinstance(node.value, ast.Dict):
-            name = (node.targets[0] if isinstance(node, ast.Assign) else node.target).id
-            items = zip(node.value.keys, node.value.values, strict=True)
-            dictionaries.setdefault(name, {}).update({key.value: ast.unparse(value) for key, value in items})
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "check_parameters":
-            lines.append(node.lineno)
-            for keyword in node.keywords:
-                given |= {keyword.arg: ast.unparse(keyword.value)} if keyword.arg else dictionaries[keyword.value.id]
-    return given, lines
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_every_parameter_is_checked_before_anything_is_loaded(path):
+    parameters = set(papermill.inspect_notebook(path))
+    assert parameters <= set(Parameters.__annotations__)
+    [cell] = [source for source in code_of(path) if "check_parameters" in source]
+    lines = {ast.unparse(node): node.lineno for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Call)}
+    assert lines["check_parameters(globals())"] < min(line for call, line in lines.items() if call.startswith("load("))
+    # A cell run twice checks the same values: nothing else has a parameter's name.
+    later = [ast.walk(ast.parse(source.replace("%pip", "pass  # "))) for source in code_of(path)[1:]]
+    names = {node.id for nodes in later for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    assert not names & set(Parameters.__annotations__)
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
-def test_every_parameter_is_checked_before_anything_is_loaded(path):
-    cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-    [cell] = [source for source in cells if "check_parameters(" in source]
-    given, lines = _checked(cell)
-    assert given == {name: name for name in papermill.inspect_notebook(path)}
-    calls = [node for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Call) and ast.unparse(node.func) == "load"]
-    assert max(lines) < min(call.lineno for call in calls)
+def test_cells_that_only_assert_are_left_out_of_the_page(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code" and "assert " in cell.source.splitlines()[-1]:
+            assert cell.metadata.get("tags") == ["remove-cell"], cell.source
+
+
+def code_of(path: Path) -> list[str]:
+    return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
