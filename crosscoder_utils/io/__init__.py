@@ -3,7 +3,17 @@
 from crosscoder_utils.io.crosscoder_files import load_crosscoder, save_crosscoder
 from crosscoder_utils.io.errors import explained, in_one_line
 from crosscoder_utils.io.examples import read_examples, read_rows
-from crosscoder_utils.io.files import check_manifest, read_json, read_safetensors, read_yaml, whole_file, write_manifest
+from crosscoder_utils.io.files import (
+    check_manifest,
+    read_json,
+    read_safetensors,
+    read_yaml,
+    whole_file,
+    whole_files,
+    write_json,
+    write_manifest,
+    write_text,
+)
 from crosscoder_utils.io.sources import Source, fetch_folder, parse_source
 
 __all__ = [
@@ -21,5 +31,8 @@ __all__ = [
     "read_yaml",
     "save_crosscoder",
     "whole_file",
+    "whole_files",
+    "write_json",
     "write_manifest",
+    "write_text",
 ]

@@ -1,6 +1,5 @@
 """Crosscoder files: the package's own format, and through `other_formats` those of other libraries."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from safetensors.torch import save_file
 
 from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.io import other_formats
-from crosscoder_utils.io.files import read_json, read_safetensors, whole_file
+from crosscoder_utils.io.files import read_json, read_safetensors, whole_file, write_json
 from crosscoder_utils.io.sources import fetch_folder
 
 WEIGHTS, CONFIG = "crosscoder.safetensors", "config.json"
@@ -31,8 +30,7 @@ def save_crosscoder(crosscoder: Crosscoder, folder: str | Path) -> None:
     }
     with whole_file(folder / WEIGHTS) as aside:
         save_file({name: getattr(crosscoder, name).detach().cpu().contiguous() for name in _TENSORS}, aside)
-    with whole_file(folder / CONFIG) as aside:
-        aside.write_text(json.dumps(config, indent=2) + "\n")
+    write_json(folder / CONFIG, config)
 
 
 def load_crosscoder(
@@ -109,5 +107,5 @@ def _check_finite(crosscoder: Crosscoder, folder: Path) -> None:
         if bad.any():
             raise ValueError(
                 f"{name} of the crosscoder in {folder} has {int(bad.sum())} values that are NaN or infinite; the training run "
-                "went astray or the file is damaged: use an earlier checkpoint"
+                "diverged or the file is damaged: use an earlier checkpoint"
             )

@@ -1,12 +1,14 @@
-"""Files that appear whole or not at all, readable ones with clear errors, and checksums."""
+"""Atomic writes, reads of JSON, YAML and safetensors with clear errors, and checksums."""
 
 import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import yaml
@@ -20,7 +22,7 @@ MANIFEST = "manifest.json"
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """`yaml.safe_load`, with tuples read as lists."""
+    """`yaml.SafeLoader` that reads Python tuples as lists."""
 
 
 _PlainLoader.add_constructor("tag:yaml.org,2002:python/tuple", _PlainLoader.construct_yaml_seq)
@@ -28,46 +30,91 @@ _PlainLoader.add_constructor("tag:yaml.org,2002:python/tuple", _PlainLoader.cons
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield a path to write to; when the context is left it takes the place of `path`, by an exception it is deleted.
+    """Yield a temporary path to write to; leaving the context moves it to `path`, an exception deletes it.
 
-    Several may write the same path at once, each to a file of its own: the last to end has its own there, whole.
+    Readers therefore see the former file or the new one, never a part. Several processes may write the same path at once, each
+    to its own temporary file; the last one to finish wins.
 
     Raises:
-        OSError: If the disk is full, with a line that says so.
+        OSError: If the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid4().hex[:12]}.partial")  # readers of folders pass over dotted names
+    aside = _aside(path)
     try:
-        yield aside
-        os.replace(aside, path)
+        with _full_disk_named(path):
+            yield aside
+            os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_files(folder: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder; leaving the context moves its files into `folder`, an exception deletes it.
+
+    For libraries that write several files of their own naming, such as `save_pretrained`. Every file appears whole.
+
+    Raises:
+        OSError: If the disk is full.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = _aside(folder / "files")
+    aside.mkdir()
+    try:
+        with _full_disk_named(folder):
+            yield aside
+            for path in sorted(aside.iterdir()):
+                os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(aside)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically."""
+    with whole_file(path) as aside:
+        aside.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a JSON file atomically, indented by two spaces."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid4().hex[:12]}.partial")  # readers of folders skip names with a leading dot
+
+
+@contextmanager
+def _full_disk_named(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, SafetensorError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             raise OSError(
                 errno.ENOSPC, f"no space left to write {path}; free some, or choose another folder; nothing was changed"
             ) from error
         raise
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def read_json(path: str | Path) -> dict:
     """Read a JSON file.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If the file is not valid JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON ({error}); fetch or make it again") from error
+        raise ValueError(f"{path} is no JSON ({error}); fetch it or make it again") from error
 
 
 def read_yaml(path: str | Path) -> dict:
     """Read a YAML file of plain data.
 
     Raises:
-        ValueError: If it is no YAML, has an object of Python in it, or is no mapping.
+        ValueError: If the file is not valid YAML, contains Python objects, or is not a mapping.
     """
     try:
         found = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_PlainLoader)
@@ -83,29 +130,28 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     """Read a safetensors file.
 
     Raises:
-        ValueError: If the file is no safetensors, or cut short.
+        ValueError: If the file is not a safetensors file, or is truncated.
     """
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is no readable safetensors file ({error}); convert it, or fetch it again") from error
+        raise ValueError(f"{path} is not a readable safetensors file ({error}); convert it, or fetch it again") from error
 
 
 def write_manifest(folder: str | Path) -> None:
-    """List the sha256 of every file below `folder` in its `manifest.json`."""
+    """Write `manifest.json`: the sha256 of every file in `folder` and its subfolders."""
     folder = Path(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     checksums = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
-    with whole_file(folder / MANIFEST) as aside:
-        aside.write_text(json.dumps(checksums, indent=2) + "\n")
+    write_json(folder / MANIFEST, checksums)
 
 
 def check_manifest(folder: str | Path) -> None:
-    """Compare every file that `manifest.json` lists with its checksum.
+    """Check every file that `manifest.json` lists against its checksum.
 
     Raises:
         FileNotFoundError: If the manifest or a file it lists is missing.
-        ValueError: If a file is not the one that was listed.
+        ValueError: If a file's checksum differs.
     """
     folder = Path(folder)
     remedy = "install the package again, or restore the file from the repository"

