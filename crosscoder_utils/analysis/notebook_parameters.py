@@ -1,9 +1,9 @@
 """The parameters of the notebooks and their limits, checked before anything is loaded."""
 
 from collections.abc import Mapping
-from typing import Annotated, TypedDict
+from typing import Annotated
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from crosscoder_utils.io.errors import explained
 
@@ -13,8 +13,7 @@ _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Values = Annotated[list[_Positive], Field(min_length=1)]
 
 
-@with_config(ConfigDict(strict=True))
-class Parameters(TypedDict, total=False):
+class Parameters:
     """The parameters of all notebooks, each with its type and limits."""
 
     preset: _Name
@@ -52,9 +51,11 @@ def check_parameters(namespace: Mapping[str, object]) -> None:
     Example:
         >>> check_parameters(globals())
     """
-    given = {name: namespace[name] for name in Parameters.__annotations__ if name in namespace}
+    known = Parameters.__annotations__
+    given = {name: namespace[name] for name in known if name in namespace}
+    limits = {name: (known[name], ...) for name in given}
     try:
-        TypeAdapter(Parameters).validate_python(given)
+        create_model("Parameters", __config__=ConfigDict(strict=True), **limits).model_validate(given)
     except ValidationError as error:
-        wrong = explained(error, known=list(Parameters.__annotations__))
+        wrong = explained(error, known=list(known))
         raise ValueError(f"{wrong}. The notebook's first cell says what each parameter is") from error

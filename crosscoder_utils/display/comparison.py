@@ -1,4 +1,4 @@
-"""A prompt's completion before and after an intervention, computed once and shown as HTML; no widgets in here."""
+"""One prompt's completions without and with an intervention: computed, cached and shown as HTML. Contains no widgets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -14,17 +14,17 @@ from crosscoder_utils.analysis.metrics import score
 from crosscoder_utils.display.feature_card_views import card_bars, card_html
 from crosscoder_utils.display.html import escaped, token_strip
 from crosscoder_utils.generation import Generation, generate
-from crosscoder_utils.interventions import METHODS, Ablate, Clamp, Intervention, Steer
+from crosscoder_utils.interventions import METHODS, Ablate, Clamp, DecoderMethod, Intervention, Steer
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.prompts import split_at_marker
+from crosscoder_utils.prompts import split_at_marker, token_ids
 
 KINDS: dict[str, type[Intervention]] = {kind.kind: kind for kind in (Ablate, Steer, Clamp)}
 
 
 def methods_of(kind: str) -> list[str]:
-    """Names of the methods that can do `kind`: without a loss to descend, only those that add along directions."""
+    """Names of the methods that `kind` can use: a kind without a loss has nothing to search for, and takes decoder methods."""
     has_loss = KINDS[kind].loss is not Intervention.loss
-    return [name for name, method in METHODS.items() if has_loss or hasattr(method, "directions")]
+    return [name for name, method in METHODS.items() if has_loss or issubclass(method, DecoderMethod)]
 
 
 def make_intervention(kind: str, method: str, parameters: Mapping[str, object], **values: object) -> Intervention:
@@ -33,11 +33,11 @@ def make_intervention(kind: str, method: str, parameters: Mapping[str, object], 
     Args:
         kind: A key of `KINDS`.
         method: A key of `METHODS`.
-        parameters: Of the method, by name; those left out keep their defaults.
-        values: `feature`, `tokens` and `value`, of which each kind takes those that it has.
+        parameters: Parameters of the method by name; the others keep their defaults.
+        values: `feature`, `tokens` and `value`; a value that the kind does not have is ignored.
 
     Raises:
-        ValueError: If a value is out of range, or the kind cannot be done by the method.
+        ValueError: If a value is out of range, or the kind cannot use the method.
     """
     taken = {field.name: values[field.name] for field in fields(KINDS[kind]) if field.name in values}
     return KINDS[kind](method=METHODS[method](**parameters), **taken)
@@ -45,11 +45,11 @@ def make_intervention(kind: str, method: str, parameters: Mapping[str, object], 
 
 @dataclass(frozen=True, eq=False)
 class Completion:
-    """What a prompt was completed with, and how good it is.
+    """A completion and its score.
 
     Attributes:
-        generation: With its records, unless nothing was done to the row.
-        score: The row's line of `evaluation.score`.
+        generation: The completion, with its records if there was an intervention.
+        score: Its row of `metrics.score`.
     """
 
     generation: Generation
@@ -58,64 +58,65 @@ class Completion:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """One prompt, completed untouched and edited; a notebook shows it as HTML.
+    """One prompt, completed without and with an intervention; notebooks show it as HTML.
 
     Attributes:
-        untouched: By the model as it is.
-        edited: By the model under the intervention.
-        tokens: Those of the prompt and of the edited completion, on which its activations are.
-        phrase: Of the preset.
+        untouched: The completion without an intervention.
+        intervened: The completion under the intervention.
+        tokens: Tokens of the prompt and of the intervened completion; the recorded activations are those of these tokens.
+        phrase: The preset's phrase.
     """
 
     untouched: Completion
-    edited: Completion
+    intervened: Completion
     tokens: Sequence[str]
     phrase: str | None
 
     def _repr_html_(self) -> str:
         activations = self._activations()
         means = [
-            f"mean activation {before.mean():.2f} before, {after.mean():.2f} after" for before, after in activations.values()
+            f"mean activation {before.mean():.2f} in the clean run, {after.mean():.2f} in the intervened run"
+            for before, after in activations.values()
         ]
         if len(means) > 1:
             means = [f"feature {feature}: {mean}" for feature, mean in zip(activations, means, strict=True)]
-        panels = self._panel("Untouched", self.untouched) + self._panel("Edited", self.edited, *means)
+        panels = self._panel("Untouched", self.untouched) + self._panel("Intervened", self.intervened, *means)
         strips = "".join(self._strips(feature, *pair) for feature, pair in activations.items())
         return f'<div class="playground">{_STYLE}<div class="panels">{panels}</div>{strips}</div>'
 
     def _activations(self) -> dict[int, tuple[Float[np.ndarray, " token"], Float[np.ndarray, " token"]]]:
-        """Each feature's, before and after."""
-        generation = self.edited.generation
+        """Each feature's activations in the clean run and in the intervened run."""
+        generation = self.intervened.generation
         features = generation.intervention.features
         records = (generation.activation_before, generation.activation_after)
         by_feature = (record.reshape(-1, len(features)).T for record in records)
         return dict(zip(features, zip(*by_feature, strict=True), strict=True))
 
     def _strips(self, feature: int, before: Float[np.ndarray, " token"], after: Float[np.ndarray, " token"]) -> str:
-        top = float(max(before.max(), after.max()))  # one shade means one activation in both strips
-        strips = [("before, in the clean stream", before), ("after, in the edited stream", after)]
+        top = float(max(before.max(), after.max()))  # so that equal shades mean equal activations in both strips
+        strips = [("clean run", before), ("intervened run", after)]
         shown = "".join(token_strip(self.tokens, values.tolist(), title, top).data for title, values in strips)
-        return f"<p><strong>Activation of feature {feature} on the edited text</strong></p>{shown}"
+        return f"<p><strong>Activation of feature {feature} on the intervened text</strong></p>{shown}"
 
     def _panel(self, title: str, completion: Completion, *figures: str) -> str:
         text, scores = completion.generation.completion, completion.score
         if self.phrase is not None:
             figures = (f"{'says' if scores['says_phrase'] else 'does not say'} {self.phrase}", *figures)
         nats = f"cross-entropy {scores['cross_entropy']:.2f}"
-        if text:  # an empty completion has none of its own
+        if text:  # an empty completion has no cross-entropy of its own
             nats += f" (completion {scores['completion_cross_entropy']:.2f})"
         items = "".join(f"<li>{escaped(figure)}</li>" for figure in (*figures, f"{nats} under the base model"))
-        shown = escaped(text) or "<em>nothing: the text ends at once</em>"
+        shown = escaped(text) or "<em>empty completion</em>"
         return f'<div><strong>{title}</strong><div class="tokens">{shown}</div><ul>{items}</ul></div>'
 
 
 class Comparer:
-    """Completes prompts with and without an intervention, greedily, and makes feature cards; keeps what it has computed.
+    """Completes prompts greedily with and without an intervention, and makes feature cards. Results are cached.
 
     Args:
         setup: From `load`.
-        texts: What feature cards look at; encoded when the first card is asked for.
-        kept: How many completions are kept, and how many cards: those last asked for.
+        texts: Texts that the feature cards are computed on; they are encoded when the first card is made.
+        kept: Size of the cache: this many completions and this many cards, those used last.
     """
 
     def __init__(self, setup: Setup, texts: Sequence[str] = (), kept: int = 256) -> None:
@@ -124,18 +125,18 @@ class Comparer:
         self.card = lru_cache(kept)(self._card)
 
     def compare(self, prompt: str, intervention: Intervention, max_new_tokens: int) -> Comparison:
-        """Complete one prompt both ways.
+        """Complete one prompt without and with the intervention.
 
         Raises:
             ValueError: If the prompt is empty, too long, or lacks the preset's story marker, or an argument is out of range.
             IndexError: If a feature or hook point does not exist.
         """
-        if prompt:  # `generate` says what is wrong with an empty one
+        if prompt:  # `generate` has its own message for an empty prompt
             split_at_marker(prompt, self.setup.preset.story_marker)
-        untouched, edited = (self.complete(prompt, one, max_new_tokens) for one in (None, intervention))
+        untouched, intervened = (self.complete(prompt, one, max_new_tokens) for one in (None, intervention))
         tokenizer = self.setup.tokenizer
-        ids = tokenizer(prompt, add_special_tokens=False).input_ids + edited.generation.token_ids
-        return Comparison(untouched, edited, [tokenizer.decode([i]) for i in ids], self.setup.preset.phrase)
+        ids = token_ids(tokenizer, prompt) + intervened.generation.token_ids
+        return Comparison(untouched, intervened, [tokenizer.decode([i]) for i in ids], self.setup.preset.phrase)
 
     def _complete(self, prompt: str, intervention: Intervention | None, max_new_tokens: int) -> Completion:
         generations = generate(self.setup, prompt, intervention, max_new_tokens)
@@ -150,7 +151,7 @@ class Comparer:
         return encode_texts(self.setup, self.texts)
 
 
-# Notebooks and Voila do not have the book's style sheet. Colours of text and ground are the host's, light or dark.
+# Notebooks and Voila lack the book's style sheet. Text and background colours are left to the host, light or dark.
 _STYLE = """<style>
 .playground { line-height: 1.5; overflow-wrap: anywhere; }
 .playground .panels { display: flex; flex-wrap: wrap; gap: 0 1.5em; }

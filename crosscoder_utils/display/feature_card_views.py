@@ -13,7 +13,7 @@ from crosscoder_utils.display.html import escaped, texts_table, token_strips
 
 
 def card_figure(card: FeatureCard) -> go.Figure:
-    """Three panels below each other: activations where the feature fires, decoder norms, decoder-encoder cosines."""
+    """Three panels: histogram of the activations, decoder norms, and decoder-encoder cosines by hook point."""
     titles = ["tokens by activation, where it fires", "norm of the decoder vector", "cosine of decoder and encoder vector"]
     figure = make_subplots(rows=3, cols=1, subplot_titles=titles, vertical_spacing=0.13)
     middles, widths = (card.bin_edges[1:] + card.bin_edges[:-1]) / 2, card.bin_edges[1:] - card.bin_edges[:-1]
@@ -24,7 +24,7 @@ def card_figure(card: FeatureCard) -> go.Figure:
         figure.add_bar(x=x, y=y, width=widths if row == 1 else None, hovertemplate=hover, row=row, col=1)
     figure.update_traces(marker_color=COLOURS[0])
     figure.update_xaxes(rangemode="tozero", row=1)
-    figure.update_xaxes(showticklabels=False, row=2)  # the same hook points as below
+    figure.update_xaxes(showticklabels=False, row=2)  # the same as of the panel below
     figure.update_yaxes(rangemode="tozero", row=2)
     figure.update_yaxes(range=[min(0, *card.decoder_encoder_cosines) * 1.1, 1], row=3)
     figure.update_annotations(x=0, xanchor="left", font_size=13)
@@ -32,7 +32,7 @@ def card_figure(card: FeatureCard) -> go.Figure:
 
 
 def card_bars(card: FeatureCard) -> HTML:
-    """What `card_figure` shows, without a script: inside widgets, hosts differ in how they draw figures, and whether."""
+    """The content of `card_figure` as HTML without a script, because not every host of widgets can draw figures in them."""
     counts = [
         (f"{low:.3g} to {high:.3g}: {count} tokens", int(count))
         for low, high, count in zip(card.bin_edges, card.bin_edges[1:], card.bin_counts)
@@ -67,7 +67,7 @@ def _bars(labels: Sequence[str], values: Sequence[float], top: float) -> str:
 
 
 def card_html(card: FeatureCard) -> HTML:
-    """The card's texts and tables: a line of figures, top contexts, promoted and suppressed tokens, co-firing features."""
+    """The card's summary line, top contexts, promoted and suppressed tokens, and co-firing features."""
     head = f"feature {card.feature} fires on {card.firing_rate:.2%} of {card.n_tokens} tokens in {card.n_texts} texts"
     if card.contexts:
         head += f"; activation there: mean {card.mean_activation:.2f}, largest {card.max_activation:.2f}"
@@ -77,7 +77,7 @@ def card_html(card: FeatureCard) -> HTML:
     ]
     parts = [
         ("Top contexts", token_strips(strips) if strips else None),
-        (f"Direct effect on logits, {point_labels(card.hook_points)[-1]}", texts_table(_tokens_table(card))),
+        (f"Direct logit effect, {point_labels(card.hook_points)[-1]}", texts_table(_tokens_table(card))),
         ("Fires on the same tokens", texts_table(card.co_firing) if len(card.co_firing) else None),
     ]
     blocks = [f"<p><strong>{escaped(title)}</strong></p>{part.data if part else '<p>none</p>'}" for title, part in parts]
@@ -85,7 +85,7 @@ def card_html(card: FeatureCard) -> HTML:
 
 
 def _tokens_table(card: FeatureCard) -> pd.DataFrame:
-    """Promoted and suppressed tokens beside each other, in quotes, so that blanks and line ends can be seen."""
+    """Promoted and suppressed tokens side by side, quoted, so that spaces and line breaks are visible."""
     columns = {}
     for name, table in (("promoted", card.promoted), ("suppressed", card.suppressed)):
         columns[name] = [repr(token) for token in table["token"]]

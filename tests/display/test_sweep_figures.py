@@ -1,0 +1,86 @@
+"""Figures of sweeps against numbers counted by hand."""
+
+import itertools
+
+import pandas as pd
+import pytest
+
+from crosscoder_utils.display import comparison_dots, heat_maps, overshoot_scatter, size_curves, sweep_curves
+
+EVIL = "<script>alert(1)</script> $x^2$"
+
+
+def swept() -> pd.DataFrame:
+    rows = []
+    for role, point, scale, prompt in itertools.product(("tag", "colon"), (0, 1), (1.0, 2.0), (0, 1)):
+        setting = 4 * (role == "colon") + 2 * point + (scale > 1)
+        rows.append({"role": role, "point": float(point), "strength": scale, "prompt_index": prompt, "setting": setting})
+        rows[-1] |= {"cross_entropy": 10 * point + scale + prompt, "overshoot": scale, "is_story": scale > 1}
+    return pd.DataFrame(rows).assign(method="single layer", label=EVIL, completion=EVIL)
+
+
+def test_sweep_curves_have_errors_reference_lines_and_escaped_examples():
+    figure = sweep_curves(swept(), "point", "scale", {"untouched": 10.0})
+    curves = [trace for trace in figure.data if trace.mode == "lines+markers"]
+    assert [list(t.y) for t in curves] == [[1.5, 2.5], [11.5, 12.5]]
+    error = pd.Series([0, 1, 0, 1]).sem()
+    band = figure.data[0]
+    assert band.fill == "toself" and list(band.y) == pytest.approx([1.5 + error, 2.5 + error, 2.5 - error, 1.5 - error])
+    assert list(figure.data[-1].y) == [10.0, 10.0]
+    for shown in curves[0].customdata[0][1:]:  # the setting and its completion
+        assert "<script>" not in shown and "&lt;script&gt;" in shown
+    by_steps = swept().rename(columns={"strength": "steps"})
+    assert list(sweep_curves(by_steps, "role", "steps", {}, x="steps").data[1].x) == [1.0, 2.0]
+
+
+def test_heat_maps_have_a_dropdown_of_roles():
+    figure = heat_maps(swept())
+    assert [trace.visible for trace in figure.data] == [True, False]
+    assert figure.data[1].z.tolist() == [[1.5, 2.5], [11.5, 12.5]]
+    assert figure.layout.updatemenus[0].buttons[1].args[0] == {"visible": [False, True]}
+
+
+def test_overshoot_scatter_has_a_dot_per_setting_and_crosses_for_controls():
+    own, control = overshoot_scatter(pd.concat([swept().assign(ablated=t) for t in ("feature", "random direction")])).data
+    assert len(own.x) == len(control.x) == 8 and set(own.y) == {0.0, 1.0}
+    assert own.marker.symbol == "circle" != control.marker.symbol and own.marker.color == control.marker.color
+
+
+def test_size_curves_have_the_band_of_the_draws():
+    rows = [
+        {
+            "method": "many layers",
+            "ablated": ablated,
+            "setting": setting,
+            "draw": draw,
+            "relative_edit_norm": setting + 1.0,
+            "is_story": hit,
+        }
+        for setting, own, draws in [(0, [0, 0], [[0, 0], [0, 1]]), (1, [1, 1], [[1, 1], [0, 0]])]
+        for ablated, of_draws in [("feature", [own]), ("random direction", draws)]
+        for draw, hits in enumerate(of_draws)
+        for hit in hits
+    ]
+    band, feature, random = size_curves(pd.DataFrame(rows)).data
+    assert list(feature.x) == [1.0, 2.0] and list(feature.y) == [0.0, 1.0]
+    assert list(random.y) == [0.25, 0.5] and list(band.y) == [0.5, 1.0, 0.0, 0.0]
+
+
+def test_comparison_dots_have_a_dot_per_draw_and_an_error_for_the_feature_alone():
+    rows = [
+        {
+            "role": role,
+            "method": method,
+            "ablated": ablated,
+            "draw": draw,
+            "cross_entropy": 1.0 + draw + prompt,
+            "is_story": prompt,
+        }
+        for role, method in [("tag", "single layer"), ("colon", "many layers")]
+        for ablated, n in [("feature", 1), ("random direction", 3)]
+        for draw, prompt in itertools.product(range(n), (0, 1))
+    ]
+    line, own, random = comparison_dots(pd.DataFrame(rows), {"untouched": 9.0}).data
+    assert list(line.x) == [9.0, 9.0] and list(line.y) == ["tag: single layer", "colon: many layers"]
+    assert list(own.x) == [1.5, 1.5] and own.error_x.visible and own.customdata.tolist() == [[0.5, 0.5]] * 2
+    assert list(random.x) == [1.5, 2.5, 3.5] * 2 and not random.error_x.visible
