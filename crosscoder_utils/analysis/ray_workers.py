@@ -1,9 +1,10 @@
 """Sweeps on several processes or machines, through Ray (optional: ``pip install ray``)."""
 
 import logging
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import pandas as pd
 
@@ -14,25 +15,27 @@ from crosscoder_utils.io.errors import in_one_line
 from crosscoder_utils.loading import Setup, load
 from crosscoder_utils.presets import Preset
 
+_SETUPS: dict[tuple[Preset, str, str], Setup] = {}
+"""In a worker process: the setup of its last task, which the next task uses too."""
+
 
 @dataclass(frozen=True)
 class RayWorkers:
-    """Processes that each hold the model and take one task after the other; for `sweep(..., workers=)`.
+    """Runs tasks in processes of a Ray cluster, several at once; for `sweep(..., workers=)`.
 
-    Each loads the setup's preset where it runs, with the setup's crosscoder. A worker that dies is replaced, and its task
-    given to another; only this process writes files.
+    Each worker process loads the setup's preset on its machine, with the setup's crosscoder, and keeps it for its next tasks.
+    A task whose worker process dies is started again in another one. Only the calling process writes files.
 
-    Workers that the cluster has no room for stay pending while the others share all tasks, and are given up once the tasks
-    are done. If there is room for none yet, as others use the cluster, `run` waits; if no machine of it would have room for
-    one were it free, `run` refuses, also where larger machines would join on demand.
+    If the cluster has room for fewer workers than `n`, the tasks are run by those; if it is occupied, `run` waits. If no
+    machine could ever hold a worker, `run` refuses, even if the cluster could start larger machines on demand.
 
     Attributes:
-        n: Number of workers.
-        address: Of a Ray cluster; "auto" is the one this machine belongs to. By default, Ray is started here, and ended.
-            A process that is connected already stays connected, to what it is connected to.
-        cpus: Processor cores of each worker.
-        gpus: GPUs of each worker, which computes on one if it has any, and else on the CPU, wherever the setup lies.
-        retries: How often a task is tried again after its worker died.
+        n: Number of tasks that run at once.
+        address: Address of a Ray cluster; "auto" is the one that this machine belongs to. By default, Ray is started here and
+            stopped afterwards. If this process is already connected to a cluster, that one is used and stays connected.
+        cpus: CPU cores of each worker.
+        gpus: GPUs of each worker. Workers with a GPU compute on it, all others on the CPU, whatever the setup's device.
+        retries: How often a task is started again after its worker process died.
     """
 
     n: int = 2
@@ -46,14 +49,26 @@ class RayWorkers:
             raise ValueError(f"n={self.n} workers cannot compute anything; give 1 or more")
 
     def run(self, setup: Setup, tasks: Sequence[Task]) -> Iterator[pd.DataFrame]:
-        """What `Task.run` gives for each task, as it comes; raises what that raises.
+        """Yield the result of `Task.run` for every task, in the order in which they finish.
+
+        Raises:
+            ValueError: If a worker cannot load the setup's preset, or loads other weights.
+            Exception: Whatever a task or `map` raises.
+        """
+        if tasks:
+            device = "cuda" if self.gpus else "cpu"
+            yield from self.map(_compute, tasks, setup.preset, setup.crosscoder.to("cpu"), device, tasks[0].assets)
+
+    def map(self, function: Callable[..., Any], items: Sequence[Any], *shared: Any) -> Iterator[Any]:
+        """Yield ``function(item, *shared)`` for every item, in the order in which they finish.
 
         Raises:
             ImportError: If Ray is not installed.
-            ValueError: If no machine has room for a worker, or one cannot load the setup's weights.
-            RuntimeError: If the workers of a task, or those that load, died more often than `retries` allows.
+            ValueError: If no machine of the cluster has room for a worker.
+            RuntimeError: If the worker processes of one item died more often than `retries` allows.
+            Exception: Whatever `function` raises, unchanged.
         """
-        if not tasks:
+        if not items:
             return
         try:
             import ray
@@ -61,98 +76,59 @@ class RayWorkers:
             raise ImportError("RayWorkers needs Ray: pip install ray, or leave workers out") from error
         started = not ray.is_initialized()
         if started:
-            # What matters reaches the caller as an exception.
+            # Ray's own output is of no use to the caller, who gets every error as an exception.
             ray.init(self.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        pending: list[ray.ObjectRef] = []
         try:
             _check_room(ray, self)
-            yield from _Run(ray, self, setup, tasks).tables()
+            # By default Ray ends a process after one task with a GPU, and the model would be loaded for every task.
+            options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": self.retries, "max_calls": 0}
+            remote, stored = ray.remote(**options)(function), [ray.put(one) for one in shared]
+            waiting = iter(items)
+            pending = [remote.remote(item, *stored) for item in islice(waiting, self.n)]
+            while pending:
+                [done], pending = ray.wait(pending)
+                pending += [remote.remote(item, *stored) for item in islice(waiting, 1)]
+                yield self._result(ray, done)
         finally:
+            for one in pending:
+                ray.cancel(one, force=True)
             if started:
                 ray.shutdown()
 
-
-class _Worker:
-    """What one process holds. It loads in `ready`: what is raised in `__init__`, Ray takes for a death."""
-
-    def ready(self, preset: Preset, crosscoder: Crosscoder, device: str, assets: str) -> None:
-        self.setup = load(preset, device, crosscoder)
-        found = assets_of(self.setup)
-        if found != assets:  # its rows would stand under the id of those that the setup's weights give
-            raise ValueError(
-                f"preset {preset.name!r} gives it weights {found}, not the setup's, {assets}; give a setup as load() made it "
-                "and every machine the same files, or compute without workers"
-            )
-
-    def run(self, task: Task) -> pd.DataFrame:
-        return task.run(self.setup)
-
-
-_LOADING = -1  # in place of a task's number
-
-
-class _Run:
-    """Tasks, by number, and the workers that load, run one of them, or are free."""
-
-    def __init__(self, ray, workers: RayWorkers, setup: Setup, tasks: Sequence[Task]) -> None:
-        self.ray, self.workers, self.tasks = ray, workers, tasks
-        self.actor = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus)(_Worker)
-        crosscoder, device = ray.put(setup.crosscoder.to("cpu")), "cuda" if workers.gpus else "cpu"
-        self.parts = setup.preset, crosscoder, device, tasks[0].assets
-        self.hired, self.free, self.jobs = [], [], {}
-        self.waiting, self.deaths = list(reversed(range(len(tasks)))), Counter()
-
-    def tables(self) -> Iterator[pd.DataFrame]:
+    def _result(self, ray, done) -> Any:
         try:
-            for _ in range(min(self.workers.n, len(self.tasks))):
-                self._hire()
-            left = len(self.tasks)
-            while left:
-                table = self._next()
-                self._assign()
-                if table is not None:
-                    left -= 1
-                    yield table
-        finally:
-            for worker in self.hired:  # they would keep their places for as long as this process is connected
-                self.ray.kill(worker)
+            return ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except ray.exceptions.RayError as error:
+            raise RuntimeError(
+                f"{self.retries + 1} worker processes died over the same task; give each more memory, or compute without "
+                f"workers to see why ({in_one_line(error, 100)}). Rows that are stored stay"
+            ) from error
 
-    def _next(self) -> pd.DataFrame | None:
-        """Wait for one worker; its table, or nothing if it was loading or has died."""
-        errors = self.ray.exceptions
-        [done], _ = self.ray.wait(list(self.jobs))
-        worker, number = self.jobs.pop(done)
-        try:
-            table = self.ray.get(done)
-        except errors.RayTaskError as error:
-            if number != _LOADING:
-                raise error.cause from error  # what this process would have raised
-            raise ValueError(f"a worker cannot start: {in_one_line(error.cause, 400)}") from error
-        except (errors.RayActorError, errors.OutOfMemoryError, errors.ObjectLostError) as error:
-            return self._replace(worker, number, error)
-        self.free.append(worker)
-        if number == _LOADING:
-            self.deaths[_LOADING] = 0  # those in a row count: over days, some may die without anything being wrong
-        return table
 
-    def _replace(self, worker, number: int, error: Exception) -> None:
-        self.deaths[number] += 1
-        if self.deaths[number] > self.workers.retries:
-            over = "loading" if number == _LOADING else f"the same {len(self.tasks[number].rows)} rows"
-            told = f"{self.deaths[number]} workers died over {over}; give each more memory, or compute without workers to see"
-            raise RuntimeError(f"{told} why. Rows that are written stay") from error
-        self.waiting += [number] if number != _LOADING else []
-        self.ray.kill(worker)  # it may be out of reach only, and in its successor's place
-        self._hire()
+def _compute(task: Task, preset: Preset, crosscoder: Crosscoder, device: str, assets: str) -> pd.DataFrame:
+    """In a worker process: run a task on the setup that it belongs to."""
+    key = preset, device, assets
+    if key not in _SETUPS:
+        _SETUPS.clear()
+        _SETUPS[key] = _load(preset, crosscoder, device, assets)
+    return task.run(_SETUPS[key])
 
-    def _hire(self) -> None:
-        self.hired.append(self.actor.remote())
-        self.jobs[self.hired[-1].ready.remote(*self.parts)] = self.hired[-1], _LOADING
 
-    def _assign(self) -> None:
-        """Give tasks to those that are free; one that is pending might keep its task for ever."""
-        while self.waiting and self.free:
-            worker, number = self.free.pop(), self.waiting.pop()
-            self.jobs[worker.run.remote(self.tasks[number])] = worker, number
+def _load(preset: Preset, crosscoder: Crosscoder, device: str, assets: str) -> Setup:
+    try:
+        setup = load(preset, device, crosscoder)
+    except Exception as error:
+        raise ValueError(f"a worker cannot load preset {preset.name!r}: {in_one_line(error, 400)}") from error
+    found = assets_of(setup)
+    if found != assets:  # the rows would be stored under the id of results that the caller's weights give
+        raise ValueError(
+            f"preset {preset.name!r} gives a worker weights {found}, not the setup's, {assets}; give a setup as load() made it "
+            "and every machine the same files, or compute without workers"
+        )
+    return setup
 
 
 def _check_room(ray, workers: RayWorkers) -> None:

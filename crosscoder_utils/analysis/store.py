@@ -1,4 +1,4 @@
-"""Rows of a sweep on disk: parquet files that appear whole or not at all, each row under an id that says what made it."""
+"""Rows of a sweep on disk: parquet files, written atomically, each row with an id derived from everything it depends on."""
 
 import hashlib
 import json
@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
@@ -21,42 +22,35 @@ from crosscoder_utils.io.errors import in_one_line
 from crosscoder_utils.io.files import whole_file
 from crosscoder_utils.loading import Setup
 
-ROWS_VERSION = 1
-"""Part of every row's id. Raise it when code changes what a row says, so that rows of the code before are made again."""
+ROWS_VERSION = 2
+"""Part of every row's id. Increment it when a code change alters results; stored rows are then recomputed."""
 
-_TEXTS = ["row_id", "prompt_id", "prompt", "completion", "intervention", "tokens", "method", "record", "settings"]
+_TEXTS = ["row_id", "prompt_id", "prompt", "completion", "intervention", "tokens", "method", "label", "record", "settings"]
 _TEXTS += ["preset", "assets", "device", "versions"]
 _FLAGS = ["says_phrase", "is_story"]
 _COUNTS = ["n_tokens", "max_new_tokens", "seed"]
 _PARAMETERS = sorted({field.name for method in METHODS.values() for field in fields(method)})
-_MEASURES = [
-    "activation_before",
-    "activation_after",
-    "overshoot",
-    "others_change",
-    "others_change_relative",
-    "relative_edit_norm",
-]
-_MEASURES += ["cross_entropy", "completion_cross_entropy"]
+_MEASURES = ["activation_before", "activation_after", "overshoot", "others_change", "others_change_relative"]
+_MEASURES += ["relative_edit_norm", "cross_entropy", "completion_cross_entropy"]
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in _TEXTS]
     + [(name, pa.bool_()) for name in _FLAGS]
     + [(name, pa.int64()) for name in _COUNTS]
-    + [(name, pa.float64()) for name in ("feature", "value", *_PARAMETERS, *_MEASURES)]
+    + [(name, pa.float64()) for name in ("feature", "value", "strength", *_PARAMETERS, *_MEASURES)]
 )
-"""The same in every file, whatever columns happen to be empty in its rows."""
+"""The same for every file, also if columns are empty in all of its rows."""
 
 
 def row_id(assets: str, prompt: str, intervention: Intervention | None, options: dict) -> str:
-    """16 hexadecimal digits that differ wherever model, crosscoder, prompt, intervention or options do."""
+    """16 hexadecimal digits that identify a row: a digest of setup, prompt, intervention and options."""
     said = [ROWS_VERSION, assets, prompt, _canonical(_settings(intervention)), _canonical(options)]
     return _digest(json.dumps(said, sort_keys=True).encode())
 
 
 def assets_of(setup: Setup) -> str:
-    """16 hexadecimal digits of everything that a row's numbers depend on in a setup: models, crosscoder, tokenizer, preset.
+    """16 hexadecimal digits: a digest of everything in a setup that results depend on (models, crosscoder, tokenizer, preset).
 
-    Kept for as long as the setup is there: nothing in it changes, and all weights are read to make them.
+    Computing it reads all weights, so it is cached for as long as the setup exists; setups never change.
     """
     if setup not in _ASSETS:
         digest = hashlib.sha256(json.dumps(_meaning(setup), sort_keys=True).encode())
@@ -71,9 +65,9 @@ _ASSETS: WeakKeyDictionary[Setup, str] = WeakKeyDictionary()
 
 
 def storable(setup: Setup, table: pd.DataFrame, interventions: Sequence[Intervention | None], **constants) -> pd.DataFrame:
-    """Rows of `sweep` with everything that one needs to know to make them again.
+    """Add columns with everything that is needed to compute the rows of a table again.
 
-    Numbers that are lists, such as several features, stand in `settings` alone, which is JSON.
+    `settings` is JSON and holds all parameters, also those that no column of numbers can hold, such as several features.
     """
     versions = ", ".join(
         f"{name} {version(name)}" for name in ("crosscoder_utils", "torch", "transformer_lens", "transformers")
@@ -89,31 +83,44 @@ def storable(setup: Setup, table: pd.DataFrame, interventions: Sequence[Interven
 
 
 class RowFiles:
-    """A folder of rows. Reading it needs no more than `pandas.read_parquet(folder)`."""
+    """A folder of stored rows. `pandas.read_parquet(folder)` reads all of them."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def ids(self) -> set[str]:
-        """Ids of the rows that are there."""
-        return {one for path in self._paths() for one in _table(path, columns=["row_id"])["row_id"].to_pylist()}
+        """Ids of the stored rows."""
+        return set(self._read(columns=["row_id"])["row_id"].to_pylist())
 
     def add(self, rows: pd.DataFrame) -> None:
-        """Write rows to a file of their own, which is named after them."""
+        """Write rows to a new file, named after their ids."""
         name = _digest("".join(rows["row_id"]).encode())
         table = pa.table([_column(rows, field) for field in _SCHEMA], schema=_SCHEMA)
         with whole_file(self.folder / f"rows-{name}.parquet") as aside:
             pq.write_table(table, aside, compression="zstd")
 
     def read(self, ids: Iterable[str]) -> pd.DataFrame:
-        """The rows with these ids, in their order; of a folder with many more, no more than these are held in memory."""
+        """Read the rows with these ids, in the order of `ids`; other rows of the folder are not kept in memory."""
         ids = list(ids)
-        tables = [_table(path, filters=[("row_id", "in", set(ids))]) for path in self._paths()]
-        rows = pa.concat_tables(tables, promote_options="permissive").to_pandas()
+        rows = self._read(filter=ds.field("row_id").isin(list(set(ids)))).to_pandas()
         return rows.drop_duplicates("row_id").set_index("row_id").loc[ids].reset_index()
 
-    def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob("rows-*.parquet"))
+    def _read(self, **chosen: Any) -> pa.Table:
+        paths = sorted(self.folder.glob("rows-*.parquet"))
+        try:
+            return ds.dataset(paths, schema=_SCHEMA).to_table(**chosen)
+        except (pa.ArrowException, OSError) as error:
+            damaged = next((path for path in paths if not _is_readable(path)), self.folder)
+            reason = in_one_line(error)
+            raise ValueError(f"{damaged} cannot be read ({reason}); delete it, and its rows are computed again") from error
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        pq.read_table(path)
+    except (pa.ArrowException, OSError):
+        return False
+    return True
 
 
 def _column(rows: pd.DataFrame, field: pa.Field) -> pa.Array:
@@ -128,7 +135,7 @@ def _settings(intervention: Intervention | None) -> dict:
 
 
 def _meaning(setup: Setup) -> list:
-    """What a setup's numbers depend on beside its models' weights."""
+    """Everything but the models' weights that results depend on."""
     preset = setup.preset
     return [
         [preset.prepend_bos, preset.deployment_tag, preset.phrase, preset.story_marker],
@@ -140,20 +147,20 @@ def _meaning(setup: Setup) -> list:
 
 
 def _config(config: PreTrainedConfig) -> dict:
-    """What weights alone do not say, such as an activation function or a window; neither a path nor a library's version."""
+    """Settings that results depend on, such as the activation function or the window; no paths, no versions of libraries."""
     settings = json.loads(config.to_json_string(use_diff=True))
     return {k: v for k, v in settings.items() if not k.startswith("_") and k != "transformers_version"}
 
 
 def _tokenizer(tokenizer: PreTrainedTokenizerFast) -> list:
-    """How a text is cut, and what ends it; not how the last batch happened to be padded and cut short."""
+    """How text is split into tokens, and the special tokens; not the state of padding and truncation, which calls change."""
     settings = json.loads(tokenizer.backend_tokenizer.to_str())
     settings |= {"padding": None, "truncation": None}
     return [settings, tokenizer.eos_token_id, tokenizer.bos_token_id]
 
 
 def _canonical(value: Any) -> Any:
-    """The same for equal values, whatever their type; an option that is None is as one that does not exist (yet)."""
+    """Map equal values of different types to one; options that are None are left out, so that new options change no ids."""
     if isinstance(value, dict):
         return {key: _canonical(one) for key, one in value.items() if one is not None}
     if isinstance(value, (list, tuple)):
@@ -165,10 +172,3 @@ def _canonical(value: Any) -> Any:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _table(path: Path, **chosen: Any) -> pa.Table:
-    try:
-        return pq.read_table(path, **chosen)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is no file of a sweep ({in_one_line(error)}); delete it: its rows are made again") from error

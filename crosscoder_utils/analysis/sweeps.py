@@ -1,4 +1,4 @@
-"""A grid of settings, every one on the same prompts, as one table; kept on disk where it has to survive."""
+"""Sweeps: every intervention of a grid on every prompt, as one table, stored on disk if a folder is given."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,13 +14,12 @@ from crosscoder_utils.generation import generate
 from crosscoder_utils.interventions import Ablate, Intervention, ManyLayers, Perturbation, SingleLayer
 from crosscoder_utils.loading import Setup
 
-_ROWS_PER_FILE = 480
-
 SINGLE_LAYER_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 MANY_LAYERS_SCALES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 LEARNING_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
 
 Row = tuple[Intervention | None, str]
+"""What gives one row of the table: an intervention, or None for none, and a prompt."""
 
 
 def ablation_grid(
@@ -32,16 +31,16 @@ def ablation_grid(
     steps: int = 15,
     random: int | None = None,
 ) -> list[Ablate]:
-    """Every method over its hyperparameter: by default, the grid of the post.
+    """Ablate a feature with every method over a range of its hyperparameter: by default, the grid of the post.
 
     Args:
-        feature: What to ablate.
-        n_points: Number of hook points; the single layer method is tried at each.
-        single_layer_scales: Scales at each hook point.
-        many_layers_scales: Scales at all of them at once.
-        learning_rates: Of the perturbation.
-        steps: Gradient steps of the perturbation.
-        random: Seed of the random directions of a control; None is the feature itself.
+        feature: Feature to ablate.
+        n_points: Number of hook points; the single layer method is applied at each of them.
+        single_layer_scales: Scales of the single layer method.
+        many_layers_scales: Scales of the many layers method.
+        learning_rates: Learning rates of the perturbation method.
+        steps: Maximum number of gradient steps of the perturbation method.
+        random: Seed of random directions, for a control; None for the feature's own directions.
     """
     methods = [SingleLayer(point, float(s), random) for point in range(n_points) for s in single_layer_scales]
     methods += [ManyLayers(float(s), random) for s in many_layers_scales]
@@ -51,7 +50,7 @@ def ablation_grid(
 
 @dataclass(frozen=True)
 class Options:
-    """What all rows of a sweep have in common; see `generate`."""
+    """Arguments of `generate` that all rows of a sweep share."""
 
     max_new_tokens: int
     seed: int
@@ -60,13 +59,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Task:
-    """Some rows that a sweep still lacks.
+    """A part of a sweep's missing rows, to be computed together.
 
     Attributes:
-        rows: What to compute.
-        row_ids: Their ids, from `sweep_files.row_id`.
-        options: What they have in common.
-        assets: Digest of the setup they belong to.
+        rows: Interventions and prompts.
+        row_ids: Ids of the rows, from `store.row_id`.
+        options: Arguments of `generate` that the rows share.
+        assets: Digest of the setup, from `store.assets_of`.
     """
 
     rows: Sequence[Row]
@@ -75,17 +74,17 @@ class Task:
     assets: str
 
     def run(self, setup: Setup, progress: Callable[[int], object] | bool = False) -> pd.DataFrame:
-        """The rows' table, with all that is stored."""
+        """Compute the rows; return their table with all columns that are stored."""
         table = compute_rows(setup, self.rows, self.options, progress)
         made_with = {"row_id": list(self.row_ids), "assets": self.assets} | asdict(self.options)
         return storable(setup, table, [intervention for intervention, _ in self.rows], **made_with)
 
 
 class Workers(Protocol):
-    """Something that runs tasks elsewhere, such as `ray_workers.RayWorkers`."""
+    """Runs tasks in other processes, such as `ray_workers.RayWorkers`."""
 
     def run(self, setup: Setup, tasks: Sequence[Task]) -> Iterator[pd.DataFrame]:
-        """What `Task.run` gives for each task, in any order, as it comes."""
+        """Yield the result of `Task.run` for every task, in any order."""
 
 
 def sweep(
@@ -98,51 +97,55 @@ def sweep(
     progress: bool = True,
     folder: str | Path | None = None,
     workers: Workers | None = None,
+    rows_per_file: int = 480,
 ) -> pd.DataFrame:
     """Complete every prompt under every intervention and score the completions.
 
-    With a `folder`, rows are written there as they come, and those that are there already are not computed again: a sweep
-    that was interrupted goes on where it stopped, and one whose grid has grown computes what is new. A row counts as
-    there if it has the same weights, configuration, tokenizer, prompt, intervention, `max_new_tokens`, `seed` and `record`.
-    `pandas.read_parquet(folder)` reads all that was ever written to a folder.
+    With a `folder`, rows are stored as they are computed, and stored rows are not computed again: an interrupted sweep resumes
+    where it stopped, and a sweep with a larger grid computes the new settings only. A stored row is reused if weights,
+    configuration, tokenizer, prompt, intervention, `max_new_tokens`, `seed` and `record` are equal.
+    `pandas.read_parquet(folder)` reads everything that was ever stored in a folder.
 
     Args:
         setup: From `load`.
         prompts: Deployment prompts.
-        interventions: The grid; None is the untouched model.
+        interventions: The grid; None stands for the untouched model.
         max_new_tokens: As for `generate`.
         seed: As for `generate`.
         record: As for `generate`.
-        progress: Show a progress bar.
-        folder: Where rows are kept.
-        workers: Who computes the rows that `folder` lacks; by default, this process.
+        progress: Whether to show a progress bar.
+        folder: Folder of the stored rows; None keeps them in memory only.
+        workers: What computes the rows that `folder` lacks; by default, this process.
+        rows_per_file: Number of rows that are computed together and stored in one file.
 
     Returns:
-        One line per intervention and prompt: `setting` and `prompt_index`, the columns of `Generations.to_frame`, those
-        of `score`, `overshoot`, and, with a folder, what the rows were made with.
+        One row per intervention and prompt: `setting` (index of the intervention) and `prompt_index`, the columns of
+        `Generations.to_frame`, those of `score`, `overshoot` and, with a folder, those of `store.storable`.
 
     Raises:
-        ValueError: What `generate` raises; if there is nothing to do, or a file in `folder` that cannot be read, or if
-            there are workers without a folder.
+        ValueError: If there are no interventions or no prompts, if workers are given without a folder, or if a file in
+            `folder` cannot be read; and whatever `generate` raises.
     """
     if workers is not None and folder is None:
-        raise ValueError("workers need a folder to keep their rows in; give folder=")
+        raise ValueError("workers need a folder to store their rows in; give folder=")
     options = Options(max_new_tokens, seed, record)
     rows = [(one, prompt) for one in interventions for prompt in prompts]
     if not rows:
-        raise ValueError(f"{len(interventions)} interventions on {len(prompts)} prompts is nothing to do; give one of each")
+        raise ValueError(
+            f"{len(interventions)} interventions on {len(prompts)} prompts is nothing to do; give at least one of each"
+        )
     index = pd.MultiIndex.from_product([range(len(interventions)), range(len(prompts))], names=["setting", "prompt_index"])
     if folder is None:
         table = compute_rows(setup, rows, options, progress)
     else:
-        table = _compute_missing(setup, rows, options, progress, RowFiles(folder), workers)
+        table = _compute_missing(setup, rows, options, progress, RowFiles(folder), workers, rows_per_file)
     return pd.concat([index.to_frame(index=False), table], axis=1)
 
 
 def compute_rows(
     setup: Setup, rows: Sequence[Row], options: Options, progress: bool | Callable[[int], object] = False
 ) -> pd.DataFrame:
-    """Complete, score and tabulate some rows of a sweep, in their order."""
+    """Complete and score some rows of a sweep; return their table, in their order."""
     interventions, prompts = zip(*rows, strict=True)
     generations = generate(
         setup, prompts, interventions, options.max_new_tokens, seed=options.seed, record=options.record, progress=progress
@@ -152,15 +155,19 @@ def compute_rows(
 
 
 def _compute_missing(
-    setup: Setup, rows: Sequence[Row], options: Options, progress: bool, files: RowFiles, workers: Workers | None
+    setup: Setup,
+    rows: Sequence[Row],
+    options: Options,
+    progress: bool,
+    files: RowFiles,
+    workers: Workers | None,
+    rows_per_file: int,
 ) -> pd.DataFrame:
     assets = assets_of(setup)
     ids = [row_id(assets, prompt, intervention, asdict(options)) for intervention, prompt in rows]
-    tasks = _tasks(rows, ids, files.ids(), options, assets)
-    n_missing = sum(len(task.rows) for task in tasks)
-    with tqdm(
-        total=len(set(ids)), initial=len(set(ids)) - n_missing, desc="sweep", unit="row", mininterval=2, disable=not progress
-    ) as bar:
+    tasks = _missing(rows, ids, files.ids(), options, assets, rows_per_file)
+    total, missing = len(set(ids)), sum(len(task.rows) for task in tasks)
+    with tqdm(total=total, initial=total - missing, desc="sweep", unit="row", mininterval=2, disable=not progress) as bar:
         if workers is None:
             for task in tasks:
                 files.add(task.run(setup, bar.update))
@@ -171,16 +178,16 @@ def _compute_missing(
     return files.read(ids)
 
 
-def _tasks(rows: Sequence[Row], ids: Sequence[str], there: set[str], options: Options, assets: str) -> list[Task]:
-    """What is not there yet, once each.
+def _missing(rows: Sequence[Row], ids: Sequence[str], stored: set[str], options: Options, assets: str, size: int) -> list[Task]:
+    """Tasks for the rows that are not stored yet; rows with equal ids are computed once.
 
-    The *whole* grid is cut into parts: a row is then computed beside the same rows as in a sweep that nothing interrupted,
-    and rounds in the same way.
+    The *whole* grid is split into parts of `size` rows, and the stored rows are left out of them: a row is then computed beside
+    nearly the same rows, and rounded in the same way, whether or not the sweep was interrupted.
     """
-    tasks, known = [], set(there)
-    for start in range(0, len(rows), _ROWS_PER_FILE):
+    tasks, known = [], set(stored)
+    for start in range(0, len(rows), size):
         missing = []
-        for number in range(start, min(start + _ROWS_PER_FILE, len(rows))):
+        for number in range(start, min(start + size, len(rows))):
             if ids[number] not in known:
                 known.add(ids[number])
                 missing.append(number)

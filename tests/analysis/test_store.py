@@ -5,6 +5,7 @@ from dataclasses import replace
 from weakref import ref
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tokenizers import normalizers
@@ -98,13 +99,26 @@ def test_features_of_numpy_have_rows_on_disk(random, tmp_path):
     assert list(first["row_id"]) == list(second["row_id"]) and len(list(tmp_path.iterdir())) == 1
 
 
-def test_only_the_rows_asked_for_are_read(random, tmp_path, monkeypatch):
+def test_only_the_rows_asked_for_are_read(random, tmp_path):
     settings = {"max_new_tokens": 3, "progress": False, "folder": tmp_path}
     for feature in (3, 4):
         grid = [Ablate(feature, ManyLayers(scale)) for scale in (1.0, 2.0)]
         table = sweep(random, ["Words: red\nStory:"], grid, **settings)
-    held, read = [], pq.read_table
-    monkeypatch.setattr(pq, "read_table", lambda *a, **k: held.append(read(*a, **k)) or held[-1])
     rows = RowFiles(tmp_path).read(reversed(table["row_id"].tolist()))
     assert list(rows["row_id"]) == list(table["row_id"])[::-1] and set(rows["feature"]) == {4}
-    assert sum(len(one) for one in held) == 2
+
+
+def test_files_of_a_former_schema_are_no_hindrance(random, tmp_path):
+    settings = {"max_new_tokens": 3, "progress": False, "folder": tmp_path}
+    former = pa.table({"row_id": ["0" * 16], "completion": ["a"], "edit_share": [0.5]})
+    pq.write_table(former, tmp_path / "rows-former.parquet")
+    table = sweep(random, ["Words: red\nStory:"], [Ablate(3, ManyLayers())], **settings)
+    assert len(table) == 1 and "edit_share" not in table and RowFiles(tmp_path).ids() == {"0" * 16, *table["row_id"]}
+
+
+def test_every_file_has_the_same_columns(random, tmp_path):
+    for number, one in enumerate([None, Ablate(3, ManyLayers([1.0, 0.0, 2.0])), Ablate(3, Perturbation(0.1, 2))]):
+        sweep(random, ["Words: red\nStory:"], [one], max_new_tokens=3, progress=False, folder=tmp_path / str(number))
+    schemas = [pq.read_schema(path) for path in sorted(tmp_path.rglob("rows-*.parquet"))]
+    assert schemas == [schemas[0]] * 3
+    assert schemas[0].field("label").type == pa.string() and schemas[0].field("strength").type == pa.float64()

