@@ -58,8 +58,8 @@ def test_committed_as_they_should_be(path):
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("03_ablation", {"n_prompts": 0}, "n_prompts=0: input should be greater than or equal to 1"),
-        ("04_steering", {"strengths": [1.0, -2.0]}, "strengths.1=-2.0: input should be greater than 0"),
+        ("03_ablation", {"n_prompts": 0}, "n_prompts=0: should be greater than or equal to 1"),
+        ("04_steering", {"strengths": [1.0, -2.0]}, "strengths.1=-2.0: should be greater than 0"),
         ("05_sweeps", {"roles": ["tags"]}, "roles .'tags'. are not in .*features.json, which has .'tag', 'colon'"),
     ],
 )
