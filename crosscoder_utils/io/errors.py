@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+_MISSING = ("missing", "missing_argument")
 
 
 def in_one_line(error: object, most: int = 200) -> str:
@@ -25,21 +26,19 @@ def explained(error: ValidationError, known: Sequence[str] = (), assign: str = "
             them, unknown names get no suggestion and positional arguments are named by number.
         assign: What stands between a name and its value where the user writes it: "=" in Python, ": " in YAML.
     """
-    problems: dict[str, list[str]] = {}
+    problems: dict[str, list[str]] = {}  # by name and value; a value may be refused once for every type that it could have had
     for one in error.errors(include_url=False):
         name = _name(one["loc"], known)
         if one["type"] in _UNKNOWN:
-            subject, problem = "", f"unknown key {name!r}{_suggestion(name, known)}"
-        elif one["type"] in ("missing", "missing_argument"):
-            subject, problem = "", f"key {name!r} is missing; add '{name}{assign}...'"
+            problems[f"unknown key {name!r}{_suggestion(name, known)}"] = []
+        elif one["type"] in _MISSING:
+            problems[f"key {name!r} is missing; add '{name}{assign}...'"] = []
         else:
-            subject = f"{name}={in_one_line(repr(one['input']), 100)}: " if name else ""
-            problem = one["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
-        problems.setdefault(subject, [])
-        if problem not in problems[subject]:
-            problems[subject].append(problem)
-    # One value may be refused in several ways, once for every type that it could have had.
-    return "; ".join(subject + (" or " if subject else "; ").join(found) for subject, found in problems.items())
+            value = f"{name}={in_one_line(repr(one['input']), 100)}: " if name else ""
+            wrong = one["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
+            problems.setdefault(value, [])
+            problems[value] += [wrong] if wrong not in problems[value] else []
+    return "; ".join(value + " or ".join(wrong) for value, wrong in problems.items())
 
 
 def _name(location: Sequence[int | str], known: Sequence[str]) -> str:

@@ -1,11 +1,11 @@
-"""Crosscoders and SAEs that other libraries wrote.
+"""Read crosscoders and SAEs written by other libraries.
 
 Formats: the model-diffing replication (github.com/oli-clive-griffin/model-diffing, early 2025), its successor crosscode
-(github.com/oli-clive-griffin/crosscode, mid 2025), and SAELens (github.com/decoderesearch/SAELens). Nothing is executed:
-pickles are read as tensors only, YAML as plain data only.
+(github.com/oli-clive-griffin/crosscode, mid 2025), and SAELens (github.com/decoderesearch/SAELens). No code in
+a file is executed: pickles are read as tensors only, YAML as plain data only.
 
-Axes in the first two formats' names: X crosscoding axes (models and hook points, or hook points alone), D d_model, H or L
-features.
+Letters in the first two formats' tensor names: X is the crosscoding axes (models and hook points, or hook points alone), D is
+d_model, H or L the features.
 """
 
 import math
@@ -26,7 +26,7 @@ from crosscoder_utils.io.files import read_json, read_safetensors, read_yaml
 PICKLE, PICKLE_CONFIG, EXPERIMENT_CONFIG = "model.pt", "model_cfg.yaml", "experiment_config.yaml"
 SAE_CONFIG, SAE_WEIGHTS = "cfg.json", "sae_weights.safetensors"
 
-_NAMES = {  # ours: model-diffing's, crosscode's
+_NAMES = {  # our name: the names in model-diffing and crosscode
     "W_enc": ("W_enc_XDH", "_W_enc_XiDiL"),
     "b_enc": ("b_enc_H", "_b_enc_L", "b_enc_L"),
     "W_dec": ("W_dec_HXD", "_W_dec_LXoDo"),
@@ -39,17 +39,17 @@ _HOOK_NAME = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
 
 @dataclass(frozen=True)
 class _Activation:
-    """When features are active: above a threshold, or if among the k largest."""
+    """Rule for which features are active: those above a threshold, or the k largest."""
 
     kind: str
     k: int | None = None
 
 
 def hook_point_of(name: str) -> int:
-    """The hook point of a TransformerLens name: ``blocks.0.hook_resid_pre`` is 0, ``blocks.l.hook_resid_post`` is l + 1.
+    """Convert a TransformerLens hook name: ``blocks.0.hook_resid_pre`` is hook point 0, ``blocks.l.hook_resid_post`` is l + 1.
 
     Raises:
-        ValueError: If it is no hook of the residual stream between blocks.
+        ValueError: If the hook is not on the residual stream between blocks.
     """
     match = _HOOK_NAME.fullmatch(name)
     if match is None:
@@ -78,19 +78,21 @@ def read_pickled(
     W_enc, W_dec, b_dec = _fold(W_enc, W_dec, b_dec, state, scaling_factors, folder)
     activation = _activation_of(config)
     if activation.kind == "jumprelu" and found["log_threshold"] is None:
-        raise ValueError(f"{folder / PICKLE} is a JumpReLU crosscoder without log_threshold; it is incomplete: fetch it again")
+        raise ValueError(
+            f"{folder / PICKLE} is a JumpReLU crosscoder without log_threshold, so it is incomplete; fetch it again"
+        )
     limits = found["log_threshold"].exp() if activation.kind == "jumprelu" else None
-    places = _hook_points_of(folder)
+    hook_points = _hook_points_of(folder)
     order = range(points)
-    if places is not None and len(places) == points:
-        order = sorted(order, key=places.__getitem__)
-        places = tuple(sorted(places))
+    if hook_points is not None and len(hook_points) == points:
+        order = sorted(order, key=hook_points.__getitem__)
+        hook_points = tuple(sorted(hook_points))
     return Crosscoder(
         W_enc=W_enc[list(order)].contiguous(),
         b_enc=torch.zeros(n_features) if found["b_enc"] is None else found["b_enc"],
         W_dec=W_dec[:, list(order)].contiguous(),
         b_dec=b_dec[list(order)].contiguous(),
-        hook_points=places,
+        hook_points=hook_points,
         **_when_active(activation, limits, n_features, -math.inf, threshold),
     )
 
@@ -116,7 +118,7 @@ def read_saelens(folder: Path, threshold: float | None) -> Crosscoder:
         norm = W_dec.norm(dim=-1, keepdim=True)
         W_enc, b_enc, W_dec = W_enc * norm.T, b_enc * norm[:, 0], W_dec / norm
     if config.get("apply_b_dec_to_input", True):
-        b_enc = b_enc - b_dec @ W_enc  # what the encoder makes of x - b_dec
+        b_enc = b_enc - b_dec @ W_enc  # equivalent to an encoder that reads x - b_dec
     if activation.kind == "jumprelu" and "threshold" not in weights:
         raise ValueError(f"{folder / SAE_WEIGHTS} is a JumpReLU SAE without threshold; fetch it again")
     hook = config.get("hook_name") or config.get("metadata", {}).get("hook_name")
@@ -141,19 +143,22 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged or cut short ({in_one_line(error)}); fetch it again") from error
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path} is no state dict of tensors; save the model's state_dict()")
+        raise ValueError(f"{path} is not a state dict of tensors; save the model's state_dict()")
     return dict(state)
 
 
 def _of_one_model(
     found: Mapping[str, Tensor | None], model_index: int | None, folder: Path
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Encoder, decoder and decoder bias of one of the models; with one crosscoding axis there is but one."""
+    """Encoder, decoder and decoder bias of one model; without a model axis there is only one."""
     W_enc, W_dec, b_dec = found["W_enc"], found["W_dec"], found["b_dec"]
     if W_enc.ndim == 3:
         return W_enc, W_dec, b_dec
     if W_enc.ndim != 4:
-        raise ValueError(f"{folder}: encoder has shape {tuple(W_enc.shape)}; one or two crosscoding axes are known")
+        raise ValueError(
+            f"{folder}: the encoder has shape {tuple(W_enc.shape)}; it should have 3 axes (hook points, d_model, features), or "
+            "4 with models first"
+        )
     index = _model_index(len(W_enc), model_index, folder)
     return W_enc[index], W_dec[:, index], None if b_dec is None else b_dec[index]
 
@@ -168,13 +173,13 @@ def _model_index(n_models: int, model_index: int | None, folder: Path) -> int:
 
 
 def _fold(W_enc, W_dec, b_dec, state, scaling_factors, folder) -> tuple[Tensor, Tensor, Tensor]:
-    """Make the weights act on raw activations, where they act on scaled ones."""
+    """Fold scale factors into the weights, so that they act on raw activations."""
     if bool(state.get("is_folded", False)):
         return W_enc, W_dec, b_dec
     if scaling_factors is None:
         raise ValueError(
             f"{folder} is not folded: its weights act on activations scaled to a norm of sqrt(d_model) at each of the "
-            f"{len(W_enc)} hook points; give scaling_factors=[...], what activations were multiplied by"
+            f"{len(W_enc)} hook points; give scaling_factors=[...], the factor on the activations at each"
         )
     factors = torch.tensor(list(scaling_factors), dtype=W_enc.dtype)
     if factors.shape != (len(W_enc),) or not (torch.isfinite(factors) & (factors > 0)).all():
@@ -205,13 +210,15 @@ def _sae_activation_of(config: Mapping, folder: Path) -> _Activation:
 def _when_active(
     activation: _Activation, limits: Tensor | None, n_features: int, topk_limit: float, threshold: float | None
 ) -> dict[str, Tensor | int | None]:
-    """`threshold` and `k` of a `Crosscoder`."""
+    """Arguments `threshold` and `k` of `Crosscoder`."""
     if activation.kind == "jumprelu":
         return {"threshold": limits.float()}
     if activation.kind == "relu":
         return {"threshold": torch.zeros(n_features)}
     if activation.k is None:
-        raise ValueError(f"a {activation.kind} crosscoder without k; write it into its configuration file")
+        raise ValueError(
+            f"a {activation.kind} crosscoder needs k, and its configuration has none; add it to the configuration file"
+        )
     if activation.kind == "batchtopk" and threshold is None:
         raise ValueError(
             "BatchTopK says which features are active in a whole batch, not on one token; give threshold=..., for instance "
@@ -221,14 +228,14 @@ def _when_active(
 
 
 def _hook_points_of(folder: Path) -> list[int] | None:
-    """From the `hookpoints` of the experiment's configuration, if there is one."""
+    """Hook points from the experiment's configuration; None if there is no such file."""
     path = folder / EXPERIMENT_CONFIG
     names = _find(read_yaml(path), "hookpoints") if path.is_file() else None
     return None if names is None else [hook_point_of(name) for name in names]
 
 
 def _find(tree, key: str):
-    """The first value of `key` anywhere in nested mappings."""
+    """First value of `key` in nested mappings, depth first; None if there is none."""
     if not isinstance(tree, Mapping):
         return None
     if key in tree:

