@@ -207,7 +207,7 @@ def test_files_that_are_missing(tmp_path):
 
 def test_hook_points_that_do_not_fit(tmp_path):
     folder = write_model_diffing(tmp_path, random_tensors(POINTS, D_MODEL, FEATURES))
-    refused(r"hook_points=\(0, 1\) do not name the 3 hook points", folder, hook_points=[0, 1])
+    refused(r"hook_points=\(0, 1\) do not fit weights with 3 hook points; give 3 different ones", folder, hook_points=[0, 1])
     (tmp_path / "experiment_config.yaml").write_text("hookpoints: [blocks.0.hook_mlp_out, a, b]\n")
     refused(r"'blocks\.0\.hook_mlp_out' is no residual stream", folder)
 
