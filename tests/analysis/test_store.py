@@ -74,7 +74,7 @@ def test_padding_is_no_other_tokenizer(random, fresh):
 
 def test_another_configuration_is_another_id_but_no_other_place_of_it(random, monkeypatch):
     before, config = assets_of(random), random.model.original_model.config
-    monkeypatch.setattr(config, "_name_or_path", "elsewhere")
+    monkeypatch.setattr(config, "name_or_path", "elsewhere")
     monkeypatch.setattr(config, "transformers_version", "0.1")
     assert assets_of(replace(random)) == before
     monkeypatch.setattr(config, "window_size", 3)
