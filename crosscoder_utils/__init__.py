@@ -15,7 +15,7 @@ from crosscoder_utils.interventions import METHODS, Ablate, Clamp, ManyLayers, P
 from crosscoder_utils.io.crosscoder_files import load_crosscoder, save_crosscoder
 from crosscoder_utils.loading import Setup, load
 from crosscoder_utils.presets import PRESETS, Preset
-from crosscoder_utils.prompts import add_tag, from_marker, from_position, remove_tag
+from crosscoder_utils.prompts import add_tag, from_marker, from_position, remove_tag, token_ids
 
 _LAZY = {
     "analysis.discovery": [
@@ -52,6 +52,7 @@ __all__ = [  # noqa: F822: half of them are lazy
     "remove_tag",
     "residual_hooks",
     "save_crosscoder",
+    "token_ids",
     *_MODULE_OF,
 ]
 

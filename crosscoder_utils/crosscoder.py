@@ -13,8 +13,45 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureEncoder:
+    """The encoder of some features, or of all: the one place where residuals are centred, cast and multiplied.
+
+    Either the same features for everything that is read, or features of its own for each row of a batch.
+
+    Attributes:
+        weights: Encoder weights, the hook points' one after the other.
+        bias: Encoder bias.
+        threshold: A feature is active where its pre-activation exceeds it.
+        center: Whether residuals lose their mean over d_model first.
+    """
+
+    weights: Float[Tensor, "*row point*d_model feature"]
+    bias: Float[Tensor, "*row feature"]
+    threshold: Float[Tensor, "*row feature"]
+    center: bool
+
+    def pre_activations(self, residuals: Float[Tensor, "*any point d_model"]) -> Float[Tensor, "*any feature"]:
+        """``p = sum_l y_l W_enc[l] + b_enc``; with features of their own, rows are the residuals' first axis."""
+        residuals = residuals.to(self.weights.dtype)
+        if self.center:
+            residuals = residuals - residuals.mean(-1, keepdim=True)
+        return residuals.flatten(-2) @ self.weights + self._beside_tokens(self.bias)
+
+    def activate(self, pre_activations: Float[Tensor, "*any feature"]) -> Float[Tensor, "*any feature"]:
+        """The pre-activation where it exceeds the threshold, else 0 (JumpReLU)."""
+        return torch.where(pre_activations > self._beside_tokens(self.threshold), pre_activations, 0.0)
+
+    def select(self, rows: Tensor | slice) -> "FeatureEncoder":
+        """That of some rows."""
+        return FeatureEncoder(self.weights[rows], self.bias[rows], self.threshold[rows], self.center)
+
+    def _beside_tokens(self, values: Tensor) -> Tensor:
+        return values if values.ndim == 1 else values[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +64,13 @@ class Crosscoder:
     Attributes:
         W_enc: Encoder weights.
         b_enc: Encoder bias.
-        threshold: What the pre-activation has to exceed.
+        threshold: A feature is active where its pre-activation exceeds it.
         W_dec: Decoder directions.
         b_dec: Decoder bias.
-        center: Whether activations lose their mean over d_model before encoding, as TransformerLens 2 models' did.
-        hook_points: Which of the model's: 0 after the embedding, l after block l; ascending. None is all of them.
-        k: Most features that are active on a token; None for any number.
+        center: Whether residuals lose their mean over d_model before encoding, as in TransformerLens 2's processed models.
+        hook_points: Hook points of the model that this crosscoder covers, ascending: 0 is after the embedding, l after block l.
+            None means all of them.
+        k: TopK: at most so many features are active on a token. None means any number.
     """
 
     W_enc: Float[Tensor, "point d_model feature"]
@@ -56,13 +94,13 @@ class Crosscoder:
             if tuple(getattr(self, name).shape) != shape:
                 raise ValueError(
                     f"{name} has shape {tuple(getattr(self, name).shape)} but W_enc {tuple(self.W_enc.shape)} asks for "
-                    f"{shape}; the weights do not belong together"
+                    f"{shape}; take all tensors from one checkpoint"
                 )
-        places = self.hook_points
-        if places is not None and (len(places) != points or list(places) != sorted(set(places)) or places[0] < 0):
+        covered = self.hook_points
+        if covered is not None and (len(covered) != points or list(covered) != sorted(set(covered)) or covered[0] < 0):
             raise ValueError(
-                f"hook_points={places} do not name the {points} hook points of the weights; give as many, ascending, from 0 "
-                "(after the embedding) on"
+                f"hook_points={covered} do not fit weights with {points} hook points; give {points} different ones, ascending, "
+                "0 for after the embedding and l for after block l"
             )
         if self.k is not None and not 0 < self.k <= features:
             raise ValueError(f"k={self.k} is out of range; this crosscoder has {features} features")
@@ -92,39 +130,32 @@ class Crosscoder:
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{n: t.to(*args, **kwargs) for n, t in tensors.items() if isinstance(t, Tensor)})
 
+    def encoder(self, features: Sequence[int] | Int[Tensor, "*row target"] | None = None) -> FeatureEncoder:
+        """The encoder of `features`, by default of all; with one row of features for each row of a batch, of each row's own."""
+        weights = self.W_enc.flatten(0, 1)
+        if features is None:
+            return FeatureEncoder(weights, self.b_enc, self.threshold, self.center)
+        features = torch.as_tensor(features, device=weights.device)
+        own = weights.T[features].transpose(-1, -2).contiguous()
+        return FeatureEncoder(own, self.b_enc[features], self.threshold[features], self.center)
+
     def pre_activations(
         self, residuals: Float[Tensor, "*any point d_model"], features: Sequence[int] | None = None
     ) -> Float[Tensor, "*any feature"]:
         """What the JumpReLU is applied to: ``p = sum_l y_l W_enc[l] + b_enc``; of `features` only, if given."""
-        W_enc, b_enc = self.W_enc, self.b_enc
-        if features is not None:
-            W_enc, b_enc = W_enc[..., features], b_enc[features]
-        return self._centered(residuals).flatten(-2) @ W_enc.flatten(0, 1) + b_enc
-
-    def activate(
-        self, pre_activations: Float[Tensor, "*any feature"], features: Sequence[int] | Tensor | None = None
-    ) -> Float[Tensor, "*any feature"]:
-        """The pre-activation where the feature is active, else 0.
-
-        Raises:
-            ValueError: If only some features are given, but whether they are active depends on the others (TopK).
-        """
-        threshold = self.threshold if features is None else self.threshold[features]
-        active = torch.where(pre_activations > threshold, pre_activations, 0.0)
-        if self.k is None:
-            return active
-        if features is not None:
-            raise ValueError(f"with k={self.k} a feature's activation depends on all others; encode all of them")
-        values, largest = active.topk(self.k, dim=-1)
-        return torch.zeros_like(active).scatter(-1, largest, values)
+        return self.encoder(features).pre_activations(residuals)
 
     def encode(
         self, residuals: Float[Tensor, "*any point d_model"], features: Sequence[int] | None = None
     ) -> Float[Tensor, "*any feature"]:
         """Feature activations; of `features` only, if given."""
-        if self.k is not None and features is not None:
-            return self.encode(residuals)[..., features]
-        return self.activate(self.pre_activations(residuals, features), features)
+        if self.k is not None:
+            active = self.encoder().activate(self.pre_activations(residuals))
+            values, largest = active.topk(self.k, dim=-1)
+            activations = torch.zeros_like(active).scatter(-1, largest, values)
+            return activations if features is None else activations[..., features]
+        encoder = self.encoder(features)
+        return encoder.activate(encoder.pre_activations(residuals))
 
     def decode(self, activations: Float[Tensor, "*any feature"]) -> Float[Tensor, "*any point d_model"]:
         """Reconstruct the residual stream (its centred version, if `center`) from feature activations."""
@@ -162,14 +193,11 @@ class Crosscoder:
     def check_point(self, point: int) -> int:
         """Return `point`, or raise an `IndexError` if there is no such hook point."""
         if isinstance(point, bool) or not 0 <= point < self.n_points:
-            places = "" if self.hook_points is None else f" (of the model: {self.hook_points})"
+            covered = "" if self.hook_points is None else f" (hook points {self.hook_points} of the model)"
             raise IndexError(
-                f"hook point {point} does not exist; this crosscoder has hook points 0..{self.n_points - 1}{places}"
+                f"hook point {point} does not exist; this crosscoder has hook points 0..{self.n_points - 1}{covered}"
             )
         return int(point)
-
-    def _centered(self, residuals: Tensor) -> Tensor:
-        return residuals - residuals.mean(-1, keepdim=True) if self.center else residuals
 
 
 def tensor_bytes(tensor: Tensor) -> np.ndarray:

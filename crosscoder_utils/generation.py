@@ -1,7 +1,7 @@
 """Batched, cached generation under per-row interventions."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,16 +9,12 @@ import pandas as pd
 from jaxtyping import Float
 from tqdm import tqdm
 
-from crosscoder_utils.engine.drafts import Library
-from crosscoder_utils.engine.memory import plan_batches
-from crosscoder_utils.engine.recording import RECORDS, records_of
-from crosscoder_utils.engine.rows import Row
-from crosscoder_utils.engine.sampling import Sampler
-from crosscoder_utils.engine.token_writing import TokenWriter
-from crosscoder_utils.engine.writing import Writer
+from crosscoder_utils.engine import Batch, Limits, Request, Sampler, Searching, decode, family, plan_batches, records_of
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import check_prompt
+
+RECORDS = ("target", "everything", "nothing")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -62,12 +58,15 @@ class Generation:
         return f"Generation({self.prompt!r}, {self.completion!r}, {self.intervention})"
 
     def summary(self) -> dict:
-        """Flat: texts, `Intervention.settings`, and the records' means over tokens; of the edit, its largest share of the
-        stream's norm."""
+        """One row of a table: texts, `Intervention.settings`, `label` and `strength`, and the records' means over tokens.
+
+        `relative_edit_norm` is the largest norm of the edit, over tokens and hook points, relative to the residual stream's.
+        """
         row = {"prompt": self.prompt, "completion": self.completion, "n_tokens": len(self.token_ids)}
         if self.intervention is None:
             return row | {"intervention": "none"}
         row |= self.intervention.settings
+        row |= {"label": self.intervention.label, "strength": self.intervention.method.strength}
         for name in ("activation_before", "activation_after", "others_change", "others_change_relative"):
             if getattr(self, name) is not None:
                 row[name] = float(getattr(self, name).mean())
@@ -141,60 +140,46 @@ def generate(
     for one in {id(i): i for i in interventions if i is not None}.values():
         one.check(setup.crosscoder)
     sampler = Sampler(temperature, top_k, seed)
-    rows = _make_rows(setup, prompts, interventions, max_new_tokens)
+    requests = _make_requests(setup, prompts, interventions, max_new_tokens)
 
     results: dict[int, Generation] = {}
-    library = Library()
-    with tqdm(total=len(rows), desc="generating", unit="row", disable=progress is not True) as bar:
+    with tqdm(total=len(requests), desc="generating", unit="row", disable=progress is not True) as bar:
         advance = progress if callable(progress) else bar.update
-        for family in _families(rows).values():
-            for numbers, limits in plan_batches(setup, rows, family, max_new_tokens, record, memory_gb, batch_size):
-                own = [rows[number] for number in numbers]
-                writer = (TokenWriter if _is_by_token(own[0]) else Writer)(setup, own, limits, sampler, library)
-                for n_ended in writer.write():
-                    advance(n_ended)
-                results |= zip(numbers, _results(writer, record), strict=True)
-                for number in numbers:
-                    library.add(results[number].prompt, results[number].token_ids)
-    return Generations(results[number] for number in range(len(rows)))
+        for family_rows in _families(requests):
+            for part, limits in plan_batches(setup, requests, family_rows, max_new_tokens, record, memory_gb, batch_size):
+                for ended in decode(setup, [requests[n] for n in part], part, limits, sampler):
+                    results |= zip(ended.number.tolist(), _results(setup, ended, limits), strict=True)
+                    advance(len(ended))
+    return Generations(results[number] for number in range(len(requests)))
 
 
-def _make_rows(setup: Setup, prompts, interventions, max_new_tokens: int) -> list[Row]:
+def _make_requests(setup: Setup, prompts, interventions, max_new_tokens: int) -> list[Request]:
     """Check and tokenize; equal prompts once."""
     preset, tokenizer = setup.preset, setup.tokenizer
     ids = {p: check_prompt(p, tokenizer, max_new_tokens, preset.prepend_bos, preset.context) for p in dict.fromkeys(prompts)}
     scopes = dict.fromkeys((p, i.scope) for p, i in zip(prompts, interventions) if i is not None)
     bounds = {(p, scope): scope.bounds(p, tokenizer) for p, scope in scopes}
-    return [Row(p, ids[p], i, (0, 0) if i is None else bounds[p, i.scope]) for p, i in zip(prompts, interventions, strict=True)]
+    return [
+        Request(p, ids[p], i, (0, 0) if i is None else bounds[p, i.scope]) for p, i in zip(prompts, interventions, strict=True)
+    ]
 
 
-def _families(rows: Sequence[Row]) -> dict[type | None, list[int]]:
-    """Numbers of the rows that are written together: untouched ones, those along directions, each method by token."""
+def _families(requests: Sequence[Request]) -> list[list[int]]:
+    """Numbers of the rows that are written together: untouched ones, those along directions, each searching method's."""
     families = defaultdict(list)
-    for number, row in enumerate(rows):
-        key = None if row.intervention is None else type(row.intervention.method) if _is_by_token(row) else Writer
-        families[key].append(number)
-    return families
+    for number, request in enumerate(requests):
+        of_method = type(request.intervention.method) if family(request) is Searching else None
+        families[family(request), of_method].append(number)
+    return list(families.values())
 
 
-def _is_by_token(row: Row) -> bool:
-    return row.intervention is not None and not hasattr(row.intervention.method, "directions")
-
-
-def _results(writer: Writer, record: str) -> list[Generation]:
-    """The rows as they stand, with the records of their own tokens."""
-    records = records_of(writer, record)
-    bos = int(writer.setup.preset.prepend_bos)
-    generations = []
-    for number, (row, tokens, length) in enumerate(zip(writer.source, writer.tokens.cpu(), writer.length.tolist())):
-        own = {name: values[number, bos:length] for name, values in records.items()}
-        for name in own:
-            if "activation" in name and isinstance(row.intervention.feature, int):
-                own[name] = own[name][:, 0]
-        ids = tokens[bos + len(row.ids) : length].tolist()
-        completion = writer.setup.tokenizer.decode(ids)
-        generations.append(Generation(row.prompt, completion, ids, row.intervention, len(row.ids), **own))
-    return generations
+def _results(setup: Setup, batch: Batch, limits: Limits) -> Iterator[Generation]:
+    """Rows that have ended, with the records of their own tokens."""
+    rows = zip(batch.requests, batch.tokens.tolist(), batch.end.tolist(), records_of(setup, batch, limits), strict=True)
+    for request, tokens, end, records in rows:
+        ids = tokens[batch.n_prompt : end]
+        completion = setup.tokenizer.decode(ids)
+        yield Generation(request.prompt, completion, ids, request.intervention, len(request.ids), **records)
 
 
 def _as_rows(prompts, intervention) -> tuple[list[str], list[Intervention | None]]:

@@ -1,23 +1,67 @@
 """Passes over the residual stream: read it at hook points, add to it.
 
-Hook point 0 is the residual stream after the embedding, hook point l the stream after block l. A crosscoder may have been
-trained on some of them only; ``point`` then counts those.
+Hook point 0 is the residual stream after the embedding, hook point l the one after block l. A crosscoder may cover only some
+of them; ``point`` then counts those.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
-
-from crosscoder_utils.engine.kv_cache import KVCache, Past, RowCache
-from crosscoder_utils.engine.plain import PlainModel, plain
+from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformers import Cache, PreTrainedModel
 
 Edit = Callable[[int], Float[Tensor, "row pos d_model"] | None]
-"""What to add to the stream at a hook point; None for nothing."""
+"""What to add to the residual stream at a hook point; None for nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class PlainModel:
+    """A causal language model as transformers loaded it: without hook points, and so faster than a bridge.
+
+    Attributes:
+        causal_lm: The whole model, which gives logits.
+        blocks: Its transformer blocks, in order.
+        final_norm: The norm between the last block and the unembedding.
+    """
+
+    causal_lm: PreTrainedModel
+    blocks: nn.ModuleList
+    final_norm: nn.Module
+
+
+_PLAIN_MODELS: WeakKeyDictionary[TransformerBridge, PlainModel] = WeakKeyDictionary()
+
+
+def bridge(model: PreTrainedModel, name: str) -> TransformerBridge:
+    """Put TransformerLens' hook points around a copy of `model` that shares its weights; `model` itself stays as it is."""
+    memo = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    copied = copy.deepcopy(model, memo)
+    wrapped = build_bridge_from_module(copied, type(model).__name__, hf_config=model.config, model_name=name).eval()
+    blocks, norm = (model.get_submodule(wrapped.adapter.component_mapping[part].name) for part in ("blocks", "ln_final"))
+    _PLAIN_MODELS[wrapped] = PlainModel(model, blocks, norm)
+    return wrapped
+
+
+def plain(model: TransformerBridge | PlainModel) -> PlainModel:
+    """The transformers model that a bridge was put around; hooks on the bridge do not act in it.
+
+    Raises:
+        ValueError: If the bridge was not made by `load` or `loading.wrap`.
+    """
+    if isinstance(model, PlainModel):
+        return model
+    if model not in _PLAIN_MODELS:
+        raise ValueError(
+            "this TransformerBridge was made elsewhere; wrap the transformers model with loading.wrap(model, name)"
+        )
+    return _PLAIN_MODELS[model]
 
 
 @contextmanager
@@ -26,14 +70,14 @@ def residual_hooks(
     edit: Edit | Float[Tensor, "row pos point d_model"] | None = None,
     hook_points: Sequence[int] | None = None,
 ) -> Iterator[list[Float[Tensor, "row pos d_model"]]]:
-    """Within the context, passes through `model` are edited, and append the edited stream to the yielded list.
+    """Within the context, passes through `model` are edited, and append the edited residual stream to the yielded list.
 
-    The hooks are gone when the context is left, also by an exception.
+    The hooks are removed when the context is left, also by an exception.
 
     Args:
-        model: A bridge, or the model inside it.
-        edit: What to add to the stream: a function of the hook point (its place among `hook_points`), or all of it.
-        hook_points: Which hook points, in ascending order; all of them by default.
+        model: A bridge, or the plain model.
+        edit: What to add: a function of the hook point (its number among `hook_points`), or a tensor for all of them.
+        hook_points: Hook points of the model, ascending. None means all of them.
 
     Example:
         >>> with residual_hooks(setup.model) as captured:
@@ -66,11 +110,11 @@ def residual_hooks(
     if hook_points is None:
         hook_points = range(len(model.blocks) + 1)
     handles = []
-    for point, place in enumerate(hook_points):
-        if place == 0:
+    for point, layer in enumerate(hook_points):
+        if layer == 0:
             handles.append(model.blocks[0].register_forward_pre_hook(before_first, with_kwargs=True))
         else:
-            handles.append(model.blocks[place - 1].register_forward_hook(after(point)))
+            handles.append(model.blocks[layer - 1].register_forward_hook(after(point)))
     try:
         yield captured
     finally:
@@ -78,17 +122,21 @@ def residual_hooks(
             handle.remove()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pass:
     """What one pass gave.
 
     Attributes:
-        residuals: The stream as the next block saw it, edits included.
-        logits: None if not asked for.
+        captured: The residual stream at each hook point as the next block saw it, edits included.
+        logits: None if they were not asked for.
     """
 
-    residuals: Float[Tensor, "row pos point d_model"]
+    captured: list[Float[Tensor, "row pos d_model"]] = field(repr=False)
     logits: Float[Tensor, "row pos vocab"] | None
+
+    @property
+    def residuals(self) -> Float[Tensor, "row pos point d_model"]:
+        return torch.stack(self.captured, dim=-2)
 
 
 def read(
@@ -97,63 +145,16 @@ def read(
     edit: Edit | Float[Tensor, "row pos point d_model"] | None = None,
     logits: bool = False,
     hook_points: Sequence[int] | None = None,
+    cache: Cache | None = None,
+    **positions: Tensor,
 ) -> Pass:
-    """Read whole texts at once, without a cache.
+    """Read tokens in one pass: whole texts, or with a `cache` what follows the texts in it.
 
-    Rows of different lengths are padded on the right: what comes after a token does not change it.
+    Without a cache, rows of different lengths are padded on the right: what comes after a token does not change it. With
+    one, `positions` are the model's arguments `attention_mask` and `position_ids`.
     """
-    return _run(model, tokens, hook_points, edit, logits)
-
-
-class Stream:
-    """A model reading rows of text piece by piece, with a cache of the keys and values of what it has read.
-
-    Column c of the cache belongs to the row's token at position c, BOS included; each row may be at a column of its own.
-    Reading a column again overwrites it. Two streams over one model do not know of each other.
-    """
-
-    def __init__(
-        self,
-        model: TransformerBridge | PlainModel,
-        n_rows: int,
-        n_columns: int,
-        hook_points: Sequence[int] | None = None,
-    ) -> None:
-        self.model, self.hook_points = model, hook_points
-        self.cache = RowCache(n_rows, n_columns)
-
-    def read(
-        self,
-        rows: slice | Int[Tensor, " row"],
-        tokens: Int[Tensor, "row pos"],
-        columns: Int[Tensor, "row pos"],
-        edit: Edit | None = None,
-        logits: bool = False,
-    ) -> Pass:
-        """Read the tokens at `columns` of `rows`.
-
-        Where rows read different numbers of tokens, the shorter ones say their last again.
-        """
-        return _run(self.model, tokens, self.hook_points, edit, logits, self.cache.at(rows, columns))
-
-    def attempt(
-        self, past: Past, tokens: Int[Tensor, "row 1"], deltas: Float[Tensor, "row point d_model"]
-    ) -> Float[Tensor, "row 1 point d_model"]:
-        """The stream at one token of each row with `deltas` added, differentiable in them; nothing is kept."""
-        return _run(self.model, tokens, self.hook_points, deltas[:, None], cache=past.attempt()).residuals
-
-
-def _run(model, tokens, hook_points, edit, logits: bool = False, cache: KVCache | None = None) -> Pass:
-    if isinstance(model, TransformerBridge):
-        model = plain(model)
-    kwargs = {"use_cache": False}
-    if cache is not None:
-        mask = cache.mask(model.dtype)
-        kwargs = {"attention_mask": mask, "position_ids": cache.columns, "past_key_values": cache, "use_cache": True}
+    model = plain(model)
+    run = model.causal_lm if logits else model.causal_lm.base_model
     with residual_hooks(model, edit, hook_points) as captured:
-        if logits:
-            found = model.causal_lm(tokens, **kwargs).logits
-        else:
-            model.body(tokens, **kwargs)
-            found = None
-    return Pass(torch.stack(captured, dim=-2), found)
+        output = run(tokens, past_key_values=cache, use_cache=cache is not None, **positions)
+    return Pass(captured, output.logits if logits else None)

@@ -1,67 +1,90 @@
-"""What is done to which feature (`Ablate`, `Steer`, `Clamp`), how (`METHODS`), at which tokens.
+"""What is done to which feature (`Ablate`, `Steer`, `Clamp`), how (`METHODS`), and at which tokens.
 
-Two families of methods. Those with `directions` add multiples of fixed vectors, as many as the clean model's activation
-says. Those with `deltas` look for what to add token by token, trying it on the edited stream. To add a method: write a
-class with a `name`, its parameters and one of these functions, and list it in `METHODS`.
+Two families of methods. A `DecoderMethod` adds multiples of fixed directions; how many, the clean run's activation says. A
+`SearchMethod` looks for what to add token by token, trying it on the intervened run. To add a method, subclass one of the two
+and add the class to `METHODS`: sweeps, tables, figures and widgets take their methods from there.
 
 Shapes: ``row`` counts prompts of a batch, ``pos`` tokens, ``point`` hook points, ``target`` a row's features.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from dataclasses import fields
+from numbers import Real
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
+from pydantic import InstanceOf
 from torch import Tensor
 
 from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.prompts import TokenScope, as_scope
-from crosscoder_utils.values import check_finite, make_plain, plain_value
+from crosscoder_utils.validation import Features, Number, Numbers, Seed, Tokens, Whole, plain, settings
 
 if TYPE_CHECKING:
-    from crosscoder_utils.engine.targets import Attempts
+    from crosscoder_utils.engine import Attempts
 
 
-class Method(Protocol):
-    """How an intervention reaches the residual stream: has either `directions`, or `idle` and `deltas`."""
+class Method:
+    """How an intervention changes the residual stream: a `DecoderMethod` or a `SearchMethod`."""
 
     name: ClassVar[str]
+    """Key in `METHODS` and value in tables."""
+    strength_name: ClassVar[str] = "scale"
+    """The parameter that says how strong the intervention is."""
 
     def check(self, crosscoder: Crosscoder) -> None:
         """Raise an `IndexError` or `ValueError` if the parameters do not fit the crosscoder."""
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
+
+    @property
+    def strength(self) -> float:
+        """The value of the parameter `strength_name`; NaN where it is not one number."""
+        value = self.parameters.get(self.strength_name)
+        return float(value) if isinstance(value, Real) else math.nan
+
+
+class DecoderMethod(Method, ABC):
+    """Adds multiples of fixed directions; how many, `Intervention.coefficient` says."""
+
+    @abstractmethod
     def directions(self, W_dec: Float[Tensor, "target point d_model"]) -> Float[Tensor, "target point d_model"]:
-        """What one multiple of each feature adds to the stream, given the features' decoder vectors."""
+        """What one multiple of each feature adds to the residual stream, given the features' decoder vectors."""
+
+
+class SearchMethod(Method, ABC):
+    """Searches at each token for what to add, by trying it on the intervened run."""
 
     @property
     def idle(self) -> bool:
-        """Whether the parameters are such that `deltas` are zero."""
+        """Whether the parameters are such that nothing is ever added."""
+        return False
 
     @staticmethod
-    def deltas(methods: Sequence["Method"], attempts: "Attempts") -> Float[Tensor, "row point d_model"]:
-        """What to add to the stream at one token of each row, whose own parameters are those of `methods[row]`."""
+    @abstractmethod
+    def deltas(methods: Sequence["SearchMethod"], attempts: "Attempts") -> Float[Tensor, "row point d_model"]:
+        """What to add to the residual stream at one token of each row, found with the parameters ``methods[row]``."""
 
 
-@dataclass(frozen=True)
-class SingleLayer:
+@settings
+class SingleLayer(DecoderMethod):
     """Add `scale` times the features' decoder terms at one hook point.
 
     Attributes:
-        point: Hook point, 0 (after the embedding) to the number of blocks.
-        scale: 1 is the term itself.
-        random: Seed of a control: directions drawn at random, of the same norms, in place of each feature's; None is none.
+        point: Hook point, counted from 0 among those of the crosscoder.
+        scale: 1 adds the term itself.
+        random: Control: seed of random directions that replace the features' own, with the same norms. None: no control.
     """
 
-    point: int
-    scale: float = 1.0
-    random: int | None = None
+    point: Whole
+    scale: Number = 1.0
+    random: Seed = None
     name: ClassVar[str] = "single layer"
-
-    def __post_init__(self) -> None:
-        make_plain(self)
-        check_finite("scale", self.scale)
 
     def check(self, crosscoder: Crosscoder) -> None:
         crosscoder.check_point(self.point)
@@ -69,64 +92,56 @@ class SingleLayer:
     def directions(self, W_dec: Float[Tensor, "target point d_model"]) -> Float[Tensor, "target point d_model"]:
         directions = torch.zeros_like(W_dec)
         directions[:, self.point] = self.scale * W_dec[:, self.point]
-        return directions if self.random is None else _like(directions, self.random)
+        return directions if self.random is None else _random_like(directions, self.random)
 
 
-@dataclass(frozen=True)
-class ManyLayers:
+@settings
+class ManyLayers(DecoderMethod):
     """Add `scale` times the features' decoder terms at every hook point.
 
     Attributes:
-        scale: One number, or one per hook point, kept as a tuple. By default 1 / (number of hook points).
-        random: Seed of a control: directions drawn at random, of the same norms, in place of each feature's; None is none.
+        scale: One number, or one per hook point. None means 1 / (number of hook points).
+        random: Control: seed of random directions that replace the features' own, with the same norms. None: no control.
     """
 
-    scale: float | Sequence[float] | None = None
-    random: int | None = None
+    scale: Numbers = None
+    random: Seed = None
     name: ClassVar[str] = "many layers"
-
-    def __post_init__(self) -> None:
-        make_plain(self)
-        for scale in self.scale if isinstance(self.scale, tuple) else [self.scale]:
-            check_finite("scale", 0.0 if scale is None else scale)
 
     def check(self, crosscoder: Crosscoder) -> None:
         if isinstance(self.scale, tuple) and len(self.scale) != crosscoder.n_points:
-            raise ValueError(f"scale has {len(self.scale)} numbers, the model {crosscoder.n_points} hook points; give one each")
+            raise ValueError(
+                f"scale has {len(self.scale)} numbers, the crosscoder {crosscoder.n_points} hook points; give one for each"
+            )
 
     def directions(self, W_dec: Float[Tensor, "target point d_model"]) -> Float[Tensor, "target point d_model"]:
         scale = 1 / W_dec.shape[1] if self.scale is None else self.scale
         directions = W_dec.new_tensor(scale).reshape(-1, 1) * W_dec
-        return directions if self.random is None else _like(directions, self.random)
+        return directions if self.random is None else _random_like(directions, self.random)
 
 
-@dataclass(frozen=True)
-class Perturbation:
-    """Find, by gradient descent at each token, a small perturbation under which the encoder gives what is wanted.
+@settings
+class Perturbation(SearchMethod):
+    """Find by gradient descent, at each token, a small perturbation under which the encoder gives what is wanted.
 
-    To ablate, the loss is the squared activation, so that descent ends where the feature no longer fires; to clamp, it is
-    the squared distance of the pre-activation from the value. Several features: the sum of their losses.
+    To ablate, the loss is the squared activation, so that descent ends where the feature no longer fires; to clamp, it is the
+    squared distance of the pre-activation from the value. With several features, their losses are added up.
 
     Attributes:
         lr: Learning rate.
-        steps: Most gradient steps per token.
-        random: Seed of a control: what was found, for all features at once, is replaced by directions drawn at random, of
-            the same norms; None is none.
+        steps: Number of gradient steps per token at most.
+        random: Control: seed of random directions that replace the perturbation that was found, with the same norms.
     """
 
-    lr: float
-    steps: int = 15
-    random: int | None = None
+    lr: Number
+    steps: Whole = 15
+    random: Seed = None
     name: ClassVar[str] = "perturbation"
+    strength_name: ClassVar[str] = "lr"
 
     def __post_init__(self) -> None:
-        make_plain(self)
-        check_finite("lr", self.lr)
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:
-            raise ValueError(f"steps={self.steps!r} must be a whole number, 0 or more")
-
-    def check(self, crosscoder: Crosscoder) -> None:
-        pass  # nothing in the parameters refers to the crosscoder
+        if self.steps < 0:
+            raise ValueError(f"steps={self.steps} must be a whole number, 0 or more")
 
     @property
     def idle(self) -> bool:
@@ -134,7 +149,7 @@ class Perturbation:
 
     @staticmethod
     def deltas(methods: Sequence["Perturbation"], attempts: "Attempts") -> Float[Tensor, "row point d_model"]:
-        deltas = attempts.zero_deltas()  # minus the perturbation; descending on one is descending on the other
+        deltas = attempts.zero_deltas()  # the perturbation's negative; descending on one is descending on the other
         lr = deltas.new_tensor([m.lr for m in methods])[:, None, None]
         steps = torch.tensor([m.steps for m in methods], device=lr.device)
         rows = torch.arange(len(methods), device=lr.device)  # those still descending
@@ -153,7 +168,7 @@ class Perturbation:
             deltas[rows] = tried.detach() - lr[rows] * gradient
         for row, method in enumerate(methods):
             if method.random is not None:
-                deltas[row] = _like(deltas[row], method.random)
+                deltas[row] = _random_like(deltas[row], method.random)
         return deltas
 
 
@@ -161,7 +176,7 @@ METHODS: dict[str, type[Method]] = {m.name: m for m in (SingleLayer, ManyLayers,
 
 
 def method_from(settings: dict) -> Method:
-    """The method that `Intervention.settings` tells of.
+    """The method that `Intervention.settings` describe.
 
     Raises:
         ValueError: If there is no method of that name.
@@ -172,29 +187,19 @@ def method_from(settings: dict) -> Method:
     return method(**{field.name: settings[field.name] for field in fields(method) if field.name in settings})
 
 
-class Intervention:
+class Intervention(ABC):
     """One or several features, a method, and the tokens at which it is applied; see `Ablate`, `Steer` and `Clamp`.
 
-    What the kinds differ in is `coefficient`, how many multiples are added at an activation, and `loss`, what a method that
-    descends a gradient minimises; both elementwise, for tensors that hold many rows; `value` is what the
-    kind has of that name, or 0. Several features are kept as a tuple, and numbers of numpy as plain ones.
+    Subclasses define two elementwise functions: `coefficient`, the multiple of each direction to add, and `loss`, the
+    objective of search methods. Their argument `value` is the field of that name, or 0 where there is none.
     """
 
-    feature: int | Sequence[int]
+    feature: int | tuple[int, ...]
     method: Method
     tokens: str | TokenScope
     kind: ClassVar[str]
     reads_activation: ClassVar[bool]
-    """Whether `coefficient` depends on the clean model's activation."""
-
-    def __post_init__(self) -> None:
-        make_plain(self)
-        as_scope(self.tokens)
-        if not self.features:
-            raise ValueError("feature=[] names no feature; give at least one")
-        for one in self.features:
-            if isinstance(one, bool) or not isinstance(one, int):
-                raise ValueError(f"feature={one!r} is no number; give one, such as find_features(...)['tag']")
+    """Whether `coefficient` depends on the clean run's activation."""
 
     @property
     def features(self) -> tuple[int, ...]:
@@ -205,11 +210,19 @@ class Intervention:
         return as_scope(self.tokens)
 
     @property
-    def settings(self) -> dict:
+    def settings(self) -> dict[str, Any]:
         """What it is made of, flat: `intervention`, `feature`, `value` (of a `Clamp`), `tokens`, `method`, its parameters."""
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "method"}
-        parameters = {field.name: plain_value(getattr(self.method, field.name)) for field in fields(self.method)}
-        return {"intervention": self.kind} | own | {"tokens": str(self.scope), "method": self.method.name} | parameters
+        own |= {"tokens": str(self.scope), "method": self.method.name}
+        return {"intervention": self.kind} | own | self.method.parameters
+
+    @property
+    def label(self) -> str:
+        """Method and parameters in words, such as "single layer, point 1, scale 2"; of a `Clamp`, the value too."""
+        value = {"value": self.value} if hasattr(self, "value") else {}
+        given = [(name, one) for name, one in (value | self.method.parameters).items() if one is not None]
+        shown = [f"{name} {one:.3g}" if isinstance(one, float) else f"{name} {one}" for name, one in given]
+        return ", ".join([self.method.name, *shown])
 
     def check(self, crosscoder: Crosscoder) -> None:
         """Raise an `IndexError` or `ValueError` if features or hook point are not those of the crosscoder."""
@@ -218,23 +231,23 @@ class Intervention:
         self.method.check(crosscoder)
 
     @staticmethod
+    @abstractmethod
     def coefficient(activation: Tensor, value: Tensor) -> Tensor:
-        """Multiples of the method's directions to add where the clean model's activation is `activation`."""
-        raise NotImplementedError
+        """Multiples of the method's directions to add where the clean run's activation is `activation`."""
 
     @staticmethod
     def loss(activation: Tensor, pre_activation: Tensor, value: Tensor) -> Tensor:
-        """What gradient descent minimises."""
-        raise NotImplementedError
+        """What search methods minimise; nothing, where a kind has no aim to search for."""
+        return torch.zeros_like(activation)
 
 
-@dataclass(frozen=True)
+@settings
 class Ablate(Intervention):
-    """Take the feature away: subtract its decoder term, or descend the square of its activation."""
+    """Take the feature away: subtract its decoder term, or search for an activation of 0."""
 
-    feature: int | Sequence[int]
-    method: Method
-    tokens: str | TokenScope = "all"
+    feature: Features
+    method: InstanceOf[Method]
+    tokens: Tokens = "all"
     kind: ClassVar[str] = "ablate"
     reads_activation: ClassVar[bool] = True
 
@@ -247,19 +260,18 @@ class Ablate(Intervention):
         return activation**2
 
 
-@dataclass(frozen=True)
+@settings
 class Steer(Intervention):
     """Add the feature's decoder vector, whether it fires or not; the method's scale says how much."""
 
-    feature: int | Sequence[int]
-    method: Method
-    tokens: str | TokenScope = "all"
+    feature: Features
+    method: InstanceOf[Method]
+    tokens: Tokens = "all"
     kind: ClassVar[str] = "steer"
     reads_activation: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not hasattr(self.method, "directions"):
+        if isinstance(self.method, SearchMethod):
             raise ValueError(
                 f"Steer with {self.method} has no value to reach; use Clamp(feature, value=..., method=Perturbation(...))"
             )
@@ -269,24 +281,20 @@ class Steer(Intervention):
         return torch.ones_like(activation)
 
 
-@dataclass(frozen=True)
+@settings
 class Clamp(Intervention):
     """Move the feature to `value` at every token of the scope, whether it fires there or not.
 
-    With a gradient, the *pre-activation* is moved, since a closed JumpReLU passes none. Along the decoder, the difference
-    between `value` and the clean activation is added.
+    Decoder methods add the difference between `value` and the clean run's activation. Search methods move the
+    *pre-activation* to `value`, since a closed JumpReLU passes no gradient.
     """
 
-    feature: int | Sequence[int]
-    value: float
-    method: Method
-    tokens: str | TokenScope = "all"
+    feature: Features
+    value: Number
+    method: InstanceOf[Method]
+    tokens: Tokens = "all"
     kind: ClassVar[str] = "clamp"
     reads_activation: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_finite("value", self.value)
 
     @staticmethod
     def coefficient(activation: Tensor, value: Tensor) -> Tensor:
@@ -297,8 +305,8 @@ class Clamp(Intervention):
         return (pre_activation - value) ** 2
 
 
-def _like(directions: Float[Tensor, "*any point d_model"], seed: int) -> Float[Tensor, "*any point d_model"]:
-    """A random direction for each of `directions`, the same for equal seeds, with its norm."""
+def _random_like(directions: Float[Tensor, "*any point d_model"], seed: int) -> Float[Tensor, "*any point d_model"]:
+    """A random direction for each of `directions`, of the same norm; the same for equal seeds."""
     # One target after the other: a row's directions must not depend on how many features other rows have.
     generator, (*targets, points, d_model) = torch.Generator().manual_seed(seed), directions.shape
     drawn = [torch.randn(points, d_model, generator=generator) for _ in range(math.prod(targets))]

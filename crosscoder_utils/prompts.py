@@ -125,7 +125,7 @@ def as_scope(tokens: str | TokenScope) -> TokenScope:
     if isinstance(tokens, TokenScope):
         return tokens
     named = {"all": ALL, "prompt": PROMPT, "generated": GENERATED}
-    if tokens not in named:
+    if not isinstance(tokens, str) or tokens not in named:
         raise ValueError(f"tokens={tokens!r} is unknown; use {', '.join(map(repr, named))}, from_marker or from_position")
     return named[tokens]
 

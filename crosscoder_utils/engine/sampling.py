@@ -1,4 +1,4 @@
-"""Choosing the next token: greedy, or sampled with random numbers that belong to the row and the place."""
+"""Choosing the next token: greedy, or sampled with random numbers of the row's own."""
 
 import hashlib
 import math
@@ -12,8 +12,8 @@ from torch import Tensor
 class Sampler:
     """Draws next tokens.
 
-    The random numbers of a token depend on the seed, the row's prompt and the token's place in the completion, and on
-    nothing else: a row gets the same text in any batch, and the same prompt under two interventions meets the same numbers.
+    The random numbers of a token depend on the seed, the row's prompt and how many tokens have been written, and on nothing
+    else: a row gets the same text in any batch, and the same prompt under two interventions gets the same numbers.
     """
 
     def __init__(self, temperature: float = 0.0, top_k: int | None = None, seed: int = 0) -> None:
@@ -23,10 +23,8 @@ class Sampler:
             raise ValueError(f"top_k={top_k} must be 1 or more, or None for all tokens")
         self.temperature, self.top_k, self.seed = temperature, top_k, seed
 
-    def next_tokens(
-        self, logits: Float[Tensor, "row pos vocab"], prompts: Sequence[str], places: Int[Tensor, "row pos"]
-    ) -> Int[Tensor, "row pos"]:
-        """The tokens at `places` of each row's completion."""
+    def next_tokens(self, logits: Float[Tensor, "row vocab"], prompts: Sequence[str], written: int) -> Int[Tensor, " row"]:
+        """Each row's next token, where `written` tokens of its completion are there already."""
         if self.temperature == 0:
             return logits.argmax(-1)
         logits = logits.float() / self.temperature
@@ -34,11 +32,10 @@ class Sampler:
             least = logits.topk(self.top_k).values[..., -1:]
             logits = logits.masked_fill(logits < least, -torch.inf)
         # The largest of logit + Gumbel noise is a sample from the softmax.
-        at = [(prompt, place) for prompt, row in zip(prompts, places.tolist(), strict=True) for place in row]
-        uniform = torch.stack([torch.rand(logits.shape[-1], generator=self._generator(*one)) for one in at])
+        uniform = torch.stack([torch.rand(logits.shape[-1], generator=self._generator(prompt, written)) for prompt in prompts])
         gumbel = -(-uniform.clamp(min=1e-20).log()).log()
-        return (logits + gumbel.reshape(logits.shape).to(logits.device)).argmax(-1)
+        return (logits + gumbel.to(logits.device)).argmax(-1)
 
-    def _generator(self, prompt: str, place: int) -> torch.Generator:
-        digest = hashlib.sha256(f"{self.seed}/{place}/{prompt}".encode()).digest()
+    def _generator(self, prompt: str, written: int) -> torch.Generator:
+        digest = hashlib.sha256(f"{self.seed}/{written}/{prompt}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7]))

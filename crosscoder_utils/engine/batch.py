@@ -1,0 +1,130 @@
+"""The rows of one batch: their tokens, where they may be edited, and what is recorded of them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from crosscoder_utils.interventions import Intervention
+from crosscoder_utils.loading import Setup
+from crosscoder_utils.prompts import padded
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to complete.
+
+    Attributes:
+        prompt: Its text.
+        ids: Its tokens, without BOS.
+        intervention: What is done to it; None leaves it untouched.
+        bounds: First token, counted without BOS, that may be edited, and the first after it that may not.
+    """
+
+    prompt: str
+    ids: Sequence[int]
+    intervention: Intervention | None
+    bounds: tuple[int, float]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far rows are written and recorded, and how much is computed at once.
+
+    Attributes:
+        new_tokens: Number of tokens to write at most.
+        record: What to record; see `generate`.
+        tokens_per_pass: About how many tokens are read in one pass where they are known beforehand.
+    """
+
+    new_tokens: int
+    record: str
+    tokens_per_pass: int
+
+    def parts(self, rows: Int[Tensor, " row"], n_tokens: int) -> Iterator[Int[Tensor, " row"]]:
+        """Split rows that read `n_tokens` tokens each into passes."""
+        if len(rows):
+            yield from rows.split(max(1, self.tokens_per_pass // max(n_tokens, 1)))
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """What the features and the residual stream did, token by token.
+
+    Attributes:
+        pre_before: Pre-activations in the clean run.
+        pre_after: Pre-activations in the intervened run.
+        edit_norm: Norm of what was added to the residual stream.
+        residual_norm: Norm of the clean run's residual stream.
+        deltas: What was added; only kept for methods that search, whose edits cannot be computed again.
+    """
+
+    pre_before: Float[Tensor, "row position target"]
+    pre_after: Float[Tensor, "row position target"]
+    edit_norm: Float[Tensor, "row position point"]
+    residual_norm: Float[Tensor, "row position point"]
+    deltas: Float[Tensor, "row position point d_model"] | None = None
+
+    def select(self, rows: Tensor) -> "Records":
+        """Those of some rows."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: t[rows] for name, t in tensors.items() if t is not None})
+
+
+@dataclass(eq=False)
+class Batch:
+    """Rows on their way from prompt to completion, padded on the left: all prompts end before position `n_prompt`.
+
+    Attributes:
+        requests: What is asked for, one per row.
+        number: Each row's number among all rows of the call.
+        tokens: BOS, prompt and what has been written.
+        start: Position of the row's first token.
+        editable: Where the row may be edited.
+        end: Position after the row's last token, once the row has ended.
+        n_prompt: Position of the first token that is written.
+        records: None if nothing is recorded.
+    """
+
+    requests: Sequence[Request]
+    number: Int[Tensor, " row"]
+    tokens: Int[Tensor, "row position"]
+    start: Int[Tensor, " row"]
+    editable: Bool[Tensor, "row position"]
+    end: Int[Tensor, " row"]
+    n_prompt: int
+    records: Records | None = None
+
+    @staticmethod
+    def of(setup: Setup, requests: Sequence[Request], numbers: Sequence[int], new_tokens: int) -> "Batch":
+        """A batch of requests; `numbers` are theirs among all rows of the call."""
+        bos = int(setup.preset.prepend_bos)
+        prompts = padded([r.ids for r in requests], setup.tokenizer, setup.preset.prepend_bos, setup.device, side="left")
+        n_prompt = prompts.tokens.shape[1]
+        tokens = torch.nn.functional.pad(prompts.tokens, (0, new_tokens + 1))
+        position = torch.arange(tokens.shape[1], device=setup.device) - prompts.start[:, None] - bos
+        first, stop = (torch.tensor(b, device=setup.device)[:, None] for b in zip(*(r.bounds for r in requests), strict=True))
+        return Batch(
+            requests=requests,
+            number=torch.tensor(numbers, device=setup.device),
+            tokens=tokens,
+            start=prompts.start,
+            editable=(position >= first) & (position < stop) & (position >= 0),
+            end=torch.zeros_like(prompts.start),
+            n_prompt=n_prompt,
+        )
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    @property
+    def rows(self) -> Int[Tensor, " row"]:
+        return torch.arange(len(self), device=self.tokens.device)
+
+    def select(self, rows: Int[Tensor, " row"]) -> "Batch":
+        """A batch of some of the rows."""
+        tensors = {name: getattr(self, name)[rows] for name in ("number", "tokens", "start", "editable", "end")}
+        records = None if self.records is None else self.records.select(rows)
+        return replace(self, requests=[self.requests[r] for r in rows.tolist()], records=records, **tensors)

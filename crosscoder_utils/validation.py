@@ -1,0 +1,82 @@
+"""Types of settings that are validated strictly: numpy's numbers are taken, True and "0.1" are not."""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import fields
+from numbers import Integral, Real
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, InstanceOf, ValidationError, ValidationInfo
+from pydantic.dataclasses import dataclass
+
+from crosscoder_utils.io.errors import explained
+from crosscoder_utils.prompts import TokenScope, as_scope
+
+
+def plain(value: Any) -> Any:
+    """Numbers of numpy or torch as Python's; sequences and arrays as tuples of them; everything else as it is."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return tuple(map(plain, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _number(value: Any, info: ValidationInfo) -> float:
+    value = plain(value)
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError("must be a finite number, such as 1.0")
+    return float(value)
+
+
+def _numbers(value: Any, info: ValidationInfo) -> float | tuple[float, ...] | None:
+    value = plain(value)
+    return tuple(_number(one, info) for one in value) if isinstance(value, tuple) else value and _number(value, info)
+
+
+def _whole(value: Any) -> int:
+    value = plain(value)
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError("must be a whole number")
+    return int(value)
+
+
+def _features(value: Any) -> int | tuple[int, ...]:
+    value = plain(value)
+    if value == ():
+        raise ValueError("names no feature; give at least one")
+    for one in value if isinstance(value, tuple) else [value]:
+        if isinstance(one, bool) or not isinstance(one, int):
+            raise ValueError("must be the number of a feature, such as find_features(...)['tag'], or a list of numbers")
+    return value
+
+
+def _scope(tokens: Any) -> str | TokenScope:
+    try:
+        as_scope(tokens)
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix(f"tokens={tokens!r} ")) from None  # pydantic's error names the field
+    return tokens
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Numbers = Annotated[float | tuple[float, ...] | None, BeforeValidator(_numbers)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+Seed = Annotated[int | None, BeforeValidator(lambda seed: seed if seed is None else _whole(seed))]
+Features = Annotated[int | tuple[int, ...], BeforeValidator(_features)]
+Tokens = Annotated[str | InstanceOf[TokenScope], BeforeValidator(_scope)]
+
+
+def settings(cls: type) -> type:
+    """Make a class a frozen dataclass whose fields are validated; what is wrong is a `ValueError` of one line."""
+    cls = dataclass(cls, frozen=True, config=ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
+    validate = cls.__init__
+
+    @functools.wraps(validate)
+    def __init__(self, *args, **kwargs) -> None:
+        try:
+            validate(self, *args, **kwargs)
+        except ValidationError as error:
+            raise ValueError(f"{cls.__name__}: {explained(error, [f.name for f in fields(cls)])}") from None
+
+    cls.__init__ = __init__
+    return cls
