@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 from tqdm import tqdm
 
-from crosscoder_utils.engine import Batch, Limits, Request, Sampler, Searching, decode, family, plan_batches, records_of
+from crosscoder_utils.engine import Batch, Decoding, Limits, Request, Sampler, family, plan_batches, records_of
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import check_prompt
@@ -147,7 +147,7 @@ def generate(
         advance = progress if callable(progress) else bar.update
         for family_rows in _families(requests):
             for part, limits in plan_batches(setup, requests, family_rows, max_new_tokens, record, memory_gb, batch_size):
-                for ended in decode(setup, [requests[n] for n in part], part, limits, sampler):
+                for ended in Decoding(setup, [requests[n] for n in part], part, limits, sampler).run():
                     results |= zip(ended.number.tolist(), _results(setup, ended, limits), strict=True)
                     advance(len(ended))
     return Generations(results[number] for number in range(len(requests)))
@@ -168,8 +168,7 @@ def _families(requests: Sequence[Request]) -> list[list[int]]:
     """Numbers of the rows that are written together: untouched ones, those along directions, each searching method's."""
     families = defaultdict(list)
     for number, request in enumerate(requests):
-        of_method = type(request.intervention.method) if family(request) is Searching else None
-        families[family(request), of_method].append(number)
+        families[family(request)].append(number)
     return list(families.values())
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import Cache, PreTrainedModel
+from transformers.activations import GELUTanh, NewGELUActivation
 
 Edit = Callable[[int], Float[Tensor, "row pos d_model"] | None]
 """What to add to the residual stream at a hook point; None for nothing."""
@@ -45,6 +46,10 @@ def bridge(model: PreTrainedModel, name: str) -> TransformerBridge:
     copied = copy.deepcopy(model, memo)
     wrapped = build_bridge_from_module(copied, type(model).__name__, hf_config=model.config, model_name=name).eval()
     blocks, norm = (model.get_submodule(wrapped.adapter.component_mapping[part].name) for part in ("blocks", "ln_final"))
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):  # the same formula, in one operation in place of eight
+                setattr(module, name, GELUTanh())
     _PLAIN_MODELS[wrapped] = PlainModel(model, blocks, norm)
     return wrapped
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -51,14 +52,14 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """What the features and the residual stream did, token by token.
+    """What the features and the residual stream did at each position.
 
     Attributes:
         pre_before: Pre-activations in the clean run.
         pre_after: Pre-activations in the intervened run.
         edit_norm: Norm of what was added to the residual stream.
         residual_norm: Norm of the clean run's residual stream.
-        deltas: What was added; only kept for methods that search, whose edits cannot be computed again.
+        deltas: What was added to the residual stream; only kept where it was searched for and is asked for.
     """
 
     pre_before: Float[Tensor, "row position target"]
@@ -66,11 +67,6 @@ class Records:
     edit_norm: Float[Tensor, "row position point"]
     residual_norm: Float[Tensor, "row position point"]
     deltas: Float[Tensor, "row position point d_model"] | None = None
-
-    def select(self, rows: Tensor) -> "Records":
-        """Those of some rows."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: t[rows] for name, t in tensors.items() if t is not None})
 
 
 @dataclass(eq=False)
@@ -83,7 +79,7 @@ class Batch:
         tokens: BOS, prompt and what has been written.
         start: Position of the row's first token.
         editable: Where the row may be edited.
-        end: Position after the row's last token, once the row has ended.
+        end: Position after the row's last token once the row has ended, else 0.
         n_prompt: Position of the first token that is written.
         records: None if nothing is recorded.
     """
@@ -100,21 +96,14 @@ class Batch:
     @staticmethod
     def of(setup: Setup, requests: Sequence[Request], numbers: Sequence[int], new_tokens: int) -> "Batch":
         """A batch of requests; `numbers` are theirs among all rows of the call."""
-        bos = int(setup.preset.prepend_bos)
-        prompts = padded([r.ids for r in requests], setup.tokenizer, setup.preset.prepend_bos, setup.device, side="left")
-        n_prompt = prompts.tokens.shape[1]
+        bos = setup.preset.prepend_bos
+        prompts = padded([r.ids for r in requests], setup.tokenizer, bos, setup.device, side="left")
         tokens = torch.nn.functional.pad(prompts.tokens, (0, new_tokens + 1))
-        position = torch.arange(tokens.shape[1], device=setup.device) - prompts.start[:, None] - bos
+        position = torch.arange(tokens.shape[1], device=setup.device) - prompts.start[:, None] - int(bos)
         first, stop = (torch.tensor(b, device=setup.device)[:, None] for b in zip(*(r.bounds for r in requests), strict=True))
-        return Batch(
-            requests=requests,
-            number=torch.tensor(numbers, device=setup.device),
-            tokens=tokens,
-            start=prompts.start,
-            editable=(position >= first) & (position < stop) & (position >= 0),
-            end=torch.zeros_like(prompts.start),
-            n_prompt=n_prompt,
-        )
+        editable = (position >= first) & (position < stop) & (position >= 0)
+        number, end = torch.tensor(numbers, device=setup.device), torch.zeros_like(prompts.start)
+        return Batch(requests, number, tokens, prompts.start, editable, end, prompts.tokens.shape[1])
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -125,6 +114,14 @@ class Batch:
 
     def select(self, rows: Int[Tensor, " row"]) -> "Batch":
         """A batch of some of the rows."""
-        tensors = {name: getattr(self, name)[rows] for name in ("number", "tokens", "start", "editable", "end")}
-        records = None if self.records is None else self.records.select(rows)
-        return replace(self, requests=[self.requests[r] for r in rows.tolist()], records=records, **tensors)
+        records = None if self.records is None else _select(self.records, rows)
+        return replace(_select(self, rows), requests=[self.requests[r] for r in rows.tolist()], records=records)
+
+
+_T = TypeVar("_T", Batch, Records)
+
+
+def _select(tables: _T, rows: Tensor) -> _T:
+    """Some rows of every tensor that a dataclass has."""
+    values = {field.name: getattr(tables, field.name) for field in fields(tables)}
+    return replace(tables, **{name: value[rows] for name, value in values.items() if isinstance(value, Tensor)})

@@ -1,5 +1,6 @@
-"""Keys and values of a batch in memory that is taken once, and views of it for a pass of the model."""
+"""Keys and values of a batch, in memory that is taken once, and what a pass of the model sees of them."""
 
+import copy
 import math
 
 import numpy as np
@@ -30,7 +31,7 @@ class RunCache:
         """Write rows `source` of another cache (or of this one), up to position `until`, over the rows from `first` on."""
         for index, pair in enumerate(other.layers):
             for mine, theirs in zip(self.layer(index, pair[0]), pair, strict=True):
-                for begin in range(0, len(source), 16):  # what is copied some rows at a time needs no new memory on its way
+                for begin in range(0, len(source), 16):  # copied in small parts, which need no new memory on their way
                     part = source[begin : begin + 16]
                     mine[first + begin : first + begin + len(part), :, :until] = theirs[part, :, :until]
 
@@ -56,42 +57,41 @@ class PassCache(Cache):
 
 
 class InPlace(PassCache):
-    """Rows that all read at the same positions: new keys and values are written into the batch's memory, nothing is copied."""
+    """For rows that all read at the same positions: keys and values go into the memory, and of a slice nothing is copied."""
 
-    def __init__(self, cache: RunCache, rows: slice | Tensor, begin: int, n_new: int) -> None:
+    def __init__(self, cache: RunCache, rows: slice | Int[Tensor, " row"], begin: int) -> None:
         super().__init__(begin)
-        self.cache, self.rows, self.begin, self.end = cache, rows, begin, begin + n_new
+        self.cache, self.rows = cache, rows
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        seen = []
+        end, seen = self.n_past + key_states.shape[2], []
         for values, new in zip(self.cache.layer(layer_idx, key_states), (key_states, value_states), strict=True):
-            values[self.rows, :, self.begin : self.end] = new
-            seen.append(values[self.rows, :, : self.end])
+            values[self.rows, :, self.n_past : end] = new
+            seen.append(values[self.rows, :, :end])
         return tuple(seen)
 
 
 class Window(PassCache):
-    """Some rows, each before a position of its own: a copy of their past, moved so that all end at the same place.
+    """For rows each before a position of its own: a copy of their past, moved so that all end at the same place.
 
-    It can be read on from again and again, also with gradients; `keep` says whether the batch's memory takes what was read.
+    It can be read on from again and again, also with gradients; with `keeps`, the memory takes what is read.
     """
 
-    def __init__(self, cache: RunCache, rows: Int[Tensor, " row"], positions: Int[Tensor, " row"], keep: bool = False) -> None:
-        n_past = int(positions.max())
-        super().__init__(n_past)
-        self.cache, self.rows, self.positions, self.keep = cache, rows, positions, keep
-        at = (positions[:, None] - n_past + torch.arange(n_past, device=rows.device)).clamp(min=0)
+    def __init__(self, cache: RunCache, rows: Int[Tensor, " row"], positions: Int[Tensor, " row"], keeps: bool) -> None:
+        super().__init__(int(positions.max()))
+        self.cache, self.rows, self.positions, self.keeps = cache, rows, positions, keeps
+        at = (positions[:, None] - self.n_past + torch.arange(self.n_past, device=rows.device)).clamp(min=0)
         self.past = [tuple(v.transpose(1, 2)[rows[:, None], at].transpose(1, 2) for v in pair) for pair in cache.layers]
 
     def select(self, rows: Tensor) -> "Window":
         """That of some of the rows."""
-        chosen = object.__new__(Window)
-        chosen.__dict__ |= self.__dict__ | {"rows": self.rows[rows], "positions": self.positions[rows]}
+        chosen = copy.copy(self)
+        chosen.rows, chosen.positions = self.rows[rows], self.positions[rows]
         chosen.past = [tuple(values[rows] for values in pair) for pair in self.past]
         return chosen
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        if self.keep:
+        if self.keeps:
             at = self.positions[:, None] + torch.arange(key_states.shape[2], device=self.rows.device)
             for values, new in zip(self.cache.layers[layer_idx], (key_states, value_states), strict=True):
                 values.transpose(1, 2)[self.rows[:, None], at] = new.transpose(1, 2)
@@ -106,25 +106,6 @@ def closed_gaps(stays: Bool[Tensor, " row"]) -> Int[Tensor, " kept"]:
     gaps = torch.nonzero(~stays[: len(staying)])[:, 0]
     kept[gaps] = staying[len(staying) - len(gaps) :]
     return kept
-
-
-def attention_mask(
-    start: Int[Tensor, " row"], positions: Int[Tensor, " row"], n_past: int, n_new: int, dtype: torch.dtype
-) -> Float[Tensor, "row 1 pos key"]:
-    """0 where a token may look, the least number of `dtype` elsewhere: at its row's tokens, up to itself.
-
-    Args:
-        start: Position of each row's first token.
-        positions: Position of each row's first new token.
-        n_past: Number of keys before the new tokens; the last of them stands just before the first new token.
-        n_new: Number of new tokens.
-        dtype: The model's.
-    """
-    key = torch.arange(-n_past, n_new, device=start.device)  # relative to the first new token
-    hidden = (key < (start - positions)[:, None])[:, None] | (key > torch.arange(n_new, device=start.device)[:, None])
-    # A token of the padding sees itself, so that its softmax is a number.
-    hidden &= key != torch.arange(n_new, device=start.device)[:, None]
-    return torch.zeros(hidden.shape, dtype=dtype, device=start.device).masked_fill_(hidden, torch.finfo(dtype).min)[:, None]
 
 
 def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -1,128 +1,256 @@
-"""How edits are found where they are multiples of fixed directions, and where there are none."""
+"""How the edit at a token is found: along fixed directions, or by a method that searches for it."""
+
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from crosscoder_utils.engine.batch import Batch, Limits
+from crosscoder_utils.engine.cache import Window
 from crosscoder_utils.engine.clean_run import CleanRun
-from crosscoder_utils.engine.run import Run
+from crosscoder_utils.engine.run import ALL, Rows, Run
 from crosscoder_utils.engine.targets import Targets
-from crosscoder_utils.hooks import PlainModel
-from crosscoder_utils.loading import Setup
+
+PROMPT_SPAN = 8
+"""Tokens of a prompt that a search reads at once, on the assumption that they need no edit."""
 
 
-class NoEdits:
-    """Rows that are left untouched: a single run.
+@dataclass(eq=False)
+class Writing:
+    """The state of a batch: its rows, what they do to which features, and both runs."""
 
-    Attributes:
-        batch: The rows.
-        run: The run that writes them.
-    """
-
-    def __init__(self, setup: Setup, model: PlainModel, batch: Batch, limits: Limits) -> None:
-        self.batch, self.run = batch, Run(model, setup.hook_points, batch.start, batch.tokens.shape[1])
-        self.clean, self.limits = CleanRun(model, setup.hook_points, batch, grows=False), limits
-
-    def read_prompts(self) -> None:
-        """Read the prompts but for their last token, with which the first step begins."""
-        self.clean.read_prompts(self.batch, self.limits)
-        self.run.cache.copy_rows(self.clean.run.cache, self.clean.text, self.batch.n_prompt - 1)
-
-    def next_logits(self, position: int) -> Float[Tensor, "row vocab"]:
-        """Read each row's token at `position`."""
-        return self.run.read(self.batch.tokens[:, position : position + 1], position, logits=True).logits[:, -1]
-
-    def read_rest(self, rows: Int[Tensor, " row"]) -> None:
-        """Complete the records of rows that have ended."""
+    batch: Batch
+    targets: Targets
+    run: Run
+    clean: CleanRun
+    limits: Limits
 
     def keep(self, rows: Int[Tensor, " row"], position: int) -> None:
         """Forget all rows but these; `position` is the next to be read."""
+        self.batch, self.targets = self.batch.select(rows), self.targets.select(rows)
         self.run.keep(rows, position)
         self.clean.keep(rows, position)
-        self.batch = self.batch.select(rows)
+
+    def read_clean(self, rows: Rows, at: slice) -> Float[Tensor, "row pos target"]:
+        """Let the clean run read what rows have written, and record it; returns its pre-activations."""
+        residuals = self.clean.read(self.batch.tokens[rows, at], at.start, rows)
+        pre = self.targets.select(rows).encoder.pre_activations(residuals)
+        self.record_clean(rows, at, pre, residuals)
+        return pre
+
+    def record_clean(self, rows: Rows, at: slice, pre: Tensor, residuals: Tensor) -> None:
+        if self.batch.records is not None:
+            self.batch.records.pre_before[rows, at] = pre
+            self.batch.records.residual_norm[rows, at] = residuals.norm(dim=-1).to(pre.dtype)
+            if at.stop <= self.batch.n_prompt:  # until its first edit, the intervened run is the same
+                self.batch.records.pre_after[rows, at] = pre
 
 
-class AlongDirections(NoEdits):
-    """Rows whose edits are multiples of fixed directions, as many as the clean run's activation says.
-
-    At each token, the clean run is read first, then the intervened one with the edit. Where no edit of a completion depends on
-    the clean run, as with steering, it is read once, after the row has ended, and only for the records.
+class AlongDirections:
+    """Edits are multiples of fixed directions, as many as the clean run's activation says; rows may be untouched too.
 
     Attributes:
-        targets: What each row does to which features.
-        waits: Whether the intervened run waits for the clean one at every token.
+        state: The batch.
+        waits: Whether edits of completions depend on the clean run. With steering, say, they do not.
         last_pre: Clean pre-activations at the prompts' last token.
+        fired: On which rows a feature has fired since `rows_fired` was asked the last time.
     """
 
-    def __init__(self, setup: Setup, model: PlainModel, batch: Batch, limits: Limits) -> None:
-        super().__init__(setup, model, batch, limits)
-        self.targets = Targets.of([r.intervention for r in batch.requests], setup.crosscoder)
-        reads = any(r.intervention.reads_activation for r in batch.requests) and any(self.targets.points)
+    def __init__(self, state: Writing) -> None:
+        batch, targets = state.batch, state.targets
+        self.state, self.fired = state, torch.zeros_like(batch.start, dtype=torch.bool)
+        reads = any(r.intervention.reads_activation for r in batch.requests if r.intervention) and any(targets.points)
         self.waits = reads and bool(batch.editable[:, batch.n_prompt :].any())
-        self.clean = CleanRun(model, setup.hook_points, batch, grows=self.waits)
-        self.last_pre = self.targets.value.new_zeros(len(batch), 1, self.targets.real.shape[1])
+        self.last_pre = targets.zeros(len(batch), 1)
 
     def read_prompts(self) -> None:
-        n_prompt = self.batch.n_prompt
-        coefficients = self.last_pre.new_zeros(len(self.batch), n_prompt, self.targets.real.shape[1])
+        """Read the prompts but for their last token, with which the first step begins."""
+        state, batch, last = self.state, self.state.batch, self.state.batch.n_prompt - 1
+        coefficients = state.targets.zeros(len(batch), batch.n_prompt)
 
-        def take(rows: Tensor, positions: slice, residuals: Tensor) -> None:
-            targets = self.targets.select(rows)
-            pre = targets.encoder.pre_activations(residuals)
-            coefficients[rows, positions] = targets.coefficients(pre) * self.batch.editable[rows, positions, None]
+        def take(rows: Tensor, at: slice, residuals: Tensor) -> None:
+            pre = state.targets.select(rows).encoder.pre_activations(residuals)
+            coefficients[rows, at] = self._coefficients(rows, at, pre)
             self.last_pre[rows] = pre[:, -1:]
-            self._record_clean(rows, positions, pre, residuals)
+            state.record_clean(rows, at, pre, residuals)
 
-        self.clean.read_prompts(self.batch, self.limits, take)
-        self.run.cache.copy_rows(self.clean.run.cache, self.clean.text, n_prompt - 1)
+        state.clean.read_prompts(batch, state.limits, take)
+        state.run.cache.copy_rows(state.clean.run.cache, state.clean.text, last)
         # Up to a row's first edit the two runs are one; from there on its prompt is read again.
-        moves = self.targets.directions.ne(0).flatten(2).any(-1)
-        edited = ((coefficients[:, : n_prompt - 1] != 0) & moves[:, None]).any(-1)
+        edited = self._adds(state.targets, coefficients[:, :last])
         rows, first = torch.nonzero(edited.any(1))[:, 0], edited.long().argmax(1)
-        for part in self.limits.parts(rows, n_prompt):
-            positions = slice(int(first[part].min()), n_prompt - 1)
-            self._read(part, positions, self.targets.select(part), coefficients[part, positions])
+        for part in state.limits.parts(rows, last):
+            at = slice(int(first[part].min()), last)
+            self._read(part, at, coefficients[part, at])
 
-    def next_logits(self, position: int) -> Float[Tensor, "row vocab"]:
-        at, pre = slice(position, position + 1), self.last_pre
-        if self.waits and position >= self.batch.n_prompt:
-            residuals = self.clean.read(self.batch.tokens[:, position], position)
-            pre = self.targets.encoder.pre_activations(residuals)
-            self._record_clean(slice(None), at, pre, residuals)
-        coefficients = self.targets.coefficients(pre) * self.batch.editable[:, at, None]
-        return self._read(slice(None), at, self.targets, coefficients, logits=True)[:, -1]
+    def next_logits(self, position: int, rows: Rows, wait: bool) -> Float[Tensor, "row vocab"]:
+        """Read a token of some rows in the intervened run.
 
-    def read_rest(self, rows: Int[Tensor, " row"]) -> None:
-        if self.batch.records is not None and not self.waits:
-            self.clean.read_rest(self.batch, rows, self.limits, self._take_rest)
+        With `wait`, the clean run reads it before; without, its features are taken to be inactive.
+        """
+        at, pre = slice(position, position + 1), self.last_pre[rows]
+        if position >= self.state.batch.n_prompt:
+            pre = self._catch_up(rows, at) if wait else torch.full_like(pre, -torch.inf)
+        return self._read(rows, at, self._coefficients(rows, at, pre), logits=True)[:, -1]
 
-    def keep(self, rows: Int[Tensor, " row"], position: int) -> None:
-        super().keep(rows, position)
-        self.targets, self.last_pre = self.targets.select(rows), self.last_pre[rows]
+    def rows_fired(self, begin: int, end: int, caught_up: bool) -> Bool[Tensor, " row"]:
+        """On which rows a feature fired at these positions, so that there is another edit than where it is inactive."""
+        if not caught_up:
+            self._catch_up(ALL, slice(begin, end))
+        fired, self.fired = self.fired, torch.zeros_like(self.fired)
+        return fired
 
-    def _take_rest(self, rows: Tensor, positions: slice, residuals: Tensor) -> None:
-        pre = self.targets.encoder.select(rows).pre_activations(residuals)
-        self._record_clean(rows, positions, pre, residuals)
+    def _catch_up(self, rows: Rows, at: slice) -> Float[Tensor, "row pos target"]:
+        """Let the clean run read what has been written."""
+        pre, end = self.state.read_clean(rows, at), self.state.batch.end[rows, None]
+        assumed = self._coefficients(rows, at, torch.full_like(pre, -torch.inf))
+        differs = self._adds(self.state.targets.select(rows), self._coefficients(rows, at, pre) - assumed)
+        over = (end > 0) & (torch.arange(at.start, at.stop, device=end.device) >= end)
+        self.fired[rows] |= (differs & ~over).any(1)
+        return pre
 
-    def _read(
-        self, rows: Tensor | slice, positions: slice, targets: Targets, coefficients: Tensor, logits: bool = False
-    ) -> Float[Tensor, "row pos vocab"] | None:
+    def keep(self, rows: Int[Tensor, " row"]) -> None:
+        """Forget all rows but these."""
+        self.last_pre, self.fired = self.last_pre[rows], self.fired[rows]
+
+    def _coefficients(self, rows: Rows, at: slice, pre: Tensor) -> Float[Tensor, "row pos target"]:
+        return self.state.targets.select(rows).coefficients(pre) * self.state.batch.editable[rows, at, None]
+
+    def _adds(self, targets: Targets, coefficients: Tensor) -> Bool[Tensor, "row pos"]:
+        return ((coefficients != 0) & targets.moves[:, None]).any(-1)
+
+    def _read(self, rows: Rows, at: slice, coefficients: Tensor, logits: bool = False) -> Tensor | None:
         """Let the intervened run read tokens with their edits."""
-        deltas = targets.deltas(coefficients)
-        tokens = self.batch.tokens[rows, positions]
-        result = self.run.read(
-            tokens, positions.start, lambda p: deltas[:, :, p] if self.targets.points[p] else None, logits, rows
+        state, targets = self.state, self.state.targets.select(rows)
+        deltas, records = targets.deltas(coefficients), state.batch.records
+        result = state.run.read(
+            state.batch.tokens[rows, at], at.start, lambda p: deltas[:, :, p] if targets.points[p] else None, logits, rows
         )
-        if self.batch.records is not None:
-            self.batch.records.pre_after[rows, positions] = targets.encoder.pre_activations(result.residuals)
-            self.batch.records.edit_norm[rows, positions] = deltas.norm(dim=-1)
+        if records is not None:
+            records.pre_after[rows, at] = targets.encoder.pre_activations(result.residuals)
+            records.edit_norm[rows, at] = deltas.norm(dim=-1)
         return result.logits
 
-    def _record_clean(self, rows: Tensor | slice, positions: slice, pre: Tensor, residuals: Tensor) -> None:
-        """Record the clean run; until an edit, the intervened one is the same."""
-        if self.batch.records is not None:
-            self.batch.records.pre_before[rows, positions] = pre
-            self.batch.records.residual_norm[rows, positions] = residuals.norm(dim=-1).to(pre.dtype)
-            if positions.stop <= self.batch.n_prompt:
-                self.batch.records.pre_after[rows, positions] = pre
+
+@dataclass(frozen=True, eq=False)
+class Attempts:
+    """One token of each row, at which a method may try deltas before the text goes on.
+
+    Attributes:
+        targets: The rows' features.
+        run: The intervened run.
+        window: Its past before the token.
+        tokens: The tokens.
+    """
+
+    targets: Targets
+    run: Run
+    window: Window
+    tokens: Int[Tensor, "row 1"]
+
+    def residuals(self, deltas: Float[Tensor, "row point d_model"]) -> Float[Tensor, "row 1 point d_model"]:
+        """The residual stream under `deltas`; differentiable in them. Nothing of it is kept."""
+        return self.run.read_window(self.window, self.tokens, lambda point: deltas[:, None, point]).residuals
+
+    def losses(self, deltas: Float[Tensor, "row point d_model"]) -> Float[Tensor, " row"]:
+        """The interventions' losses under `deltas`."""
+        return self.targets.losses(self.targets.encoder.pre_activations(self.residuals(deltas)))[:, 0]
+
+    def zero_deltas(self) -> Float[Tensor, "row point d_model"]:
+        return torch.zeros_like(self.targets.directions[:, 0])
+
+    def select(self, rows: Tensor) -> "Attempts":
+        """Those of some rows."""
+        return Attempts(self.targets.select(rows), self.run, self.window.select(rows), self.tokens[rows])
+
+
+class Searching:
+    """A method searches for what to add, all rows with the same class of method.
+
+    The intervened run reads each token without an edit; a token at which the intervention's loss is 0 is left at that. At the
+    others the method searches, and the token is read again with what it has found. In a prompt, several tokens are read at
+    once, up to the first that has a loss.
+
+    Attributes:
+        state: The batch.
+        methods: Each row's method, with its parameters.
+        active: Where the row may be edited by a method that is not idle.
+        waits: False; a search does not look at the clean run.
+    """
+
+    waits = False
+
+    def __init__(self, state: Writing) -> None:
+        self.state, self.methods = state, [r.intervention.method for r in state.batch.requests]
+        idle = torch.tensor([method.idle for method in self.methods], device=state.batch.start.device)
+        self.active = state.batch.editable & ~idle[:, None]
+
+    def read_prompts(self) -> None:
+        """Read the prompts but for their last token, with which the first step begins."""
+        state, last = self.state, self.state.batch.n_prompt - 1
+        has_loss = torch.zeros_like(self.active)
+
+        def take(rows: Tensor, at: slice, residuals: Tensor) -> None:
+            targets = state.targets.select(rows)
+            pre = targets.encoder.pre_activations(residuals)
+            has_loss[rows, at] = (targets.losses(pre) != 0) & self.active[rows, at]
+            state.record_clean(rows, at, pre, residuals)
+
+        state.clean.read_prompts(state.batch, state.limits, take)
+        state.run.cache.copy_rows(state.clean.run.cache, state.clean.text, last)
+        # Up to a row's first loss the two runs are one; from there on its prompt is read again, with edits.
+        for rows in state.limits.parts(torch.nonzero(has_loss[:, :last].any(1))[:, 0], PROMPT_SPAN):
+            cursor = has_loss[rows].long().argmax(1)
+            while len(rows):
+                self._edit(rows, cursor)
+                rows, cursor = self._next_losses(rows, cursor + 1)
+
+    def next_logits(self, position: int, rows: Rows, wait: bool) -> Float[Tensor, "row vocab"]:
+        """Read a token of all rows in the intervened run."""
+        state, records = self.state, self.state.batch.records
+        result = state.run.read(state.batch.tokens[:, position : position + 1], position, logits=True)
+        pre, logits = state.targets.encoder.pre_activations(result.residuals), result.logits[:, -1]
+        if records is not None:
+            records.pre_after[:, position] = pre[:, 0]
+        losing = torch.nonzero((state.targets.losses(pre)[:, 0] != 0) & self.active[:, position])[:, 0]
+        if len(losing):
+            logits[losing] = self._edit(losing, torch.full_like(losing, position), logits=True)[:, -1]
+        return logits
+
+    def keep(self, rows: Int[Tensor, " row"]) -> None:
+        """Forget all rows but these."""
+        self.active, self.methods = self.active[rows], [self.methods[r] for r in rows.tolist()]
+
+    def _next_losses(self, rows: Tensor, cursor: Tensor) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
+        """Read prompts on from `cursor`; returns the rows that have another loss, and where."""
+        state, last, found = self.state, self.state.batch.n_prompt - 1, torch.zeros_like(cursor, dtype=torch.bool)
+        while len(behind := torch.nonzero(~found & (cursor < last))[:, 0]):
+            own, begin = rows[behind], cursor[behind]
+            span = min(PROMPT_SPAN, state.batch.tokens.shape[1] - 1 - int(begin.max()))
+            at = own[:, None], begin[:, None] + torch.arange(span, device=rows.device)
+            # What is read behind a loss, or beyond the prompt, is not valid; it is read again before anything looks at it.
+            result = state.run.read_window(state.run.window(own, begin, keeps=True), state.batch.tokens[at])
+            targets = state.targets.select(own)
+            pre = targets.encoder.pre_activations(result.residuals)
+            if state.batch.records is not None:
+                state.batch.records.pre_after[at] = pre
+            has_loss = (targets.losses(pre) != 0) & self.active[at] & (at[1] < last)
+            found[behind] = has_loss.any(1)
+            cursor[behind] += torch.where(has_loss.any(1), has_loss.long().argmax(1), (last - begin).clamp(max=span))
+        return rows[found], cursor[found]
+
+    def _edit(self, rows: Int[Tensor, " row"], positions: Int[Tensor, " row"], logits: bool = False) -> Tensor | None:
+        """Search for what to add at one token of some rows, and read it with that."""
+        state, targets, records = self.state, self.state.targets.select(rows), self.state.batch.records
+        tokens, window = state.batch.tokens[rows, positions][:, None], state.run.window(rows, positions)
+        methods = [self.methods[row] for row in rows.tolist()]
+        deltas = type(methods[0]).deltas(methods, Attempts(targets, state.run, window, tokens))
+        window.keeps = True
+        result = state.run.read_window(window, tokens, lambda point: deltas[:, None, point], logits)
+        if records is not None:
+            records.pre_after[rows, positions] = targets.encoder.pre_activations(result.residuals)[:, 0]
+            records.edit_norm[rows, positions] = deltas.norm(dim=-1)
+            if records.deltas is not None:
+                records.deltas[rows, positions] = deltas
+        return result.logits

@@ -1,17 +1,19 @@
-"""One run of the model over a batch: it reads position after position and keeps the keys and values."""
+"""A run of the model over a batch: it reads position after position and keeps the keys and values."""
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from crosscoder_utils.engine.cache import InPlace, PassCache, RunCache, Window, attention_mask
+from crosscoder_utils.engine.cache import InPlace, PassCache, RunCache, Window
 from crosscoder_utils.hooks import Edit, Pass, PlainModel, read
+
+Rows = slice | Int[Tensor, " row"]
+"""Some rows of a batch. With a slice, nothing has to be copied."""
+ALL = slice(None)
 
 
 class Run:
-    """A batch of rows that are padded on the left, so that all of them are at the same position.
-
-    Two runs over one model, the clean and the intervened one, do not know of each other.
+    """Rows that are padded on the left, so that all are at the same position. Two runs over one model are independent.
 
     Attributes:
         model: The plain model.
@@ -24,7 +26,7 @@ class Run:
     def __init__(self, model: PlainModel, hook_points: tuple[int, ...], start: Int[Tensor, " row"], n_positions: int) -> None:
         self.model, self.hook_points, self.start = model, hook_points, start
         self.cache = RunCache(len(start), n_positions)
-        self.mask = attention_mask(start, torch.full_like(start, n_positions - 1), n_positions - 1, 1, model.causal_lm.dtype)
+        self.mask = attention_mask(start, start.new_tensor(n_positions - 1), n_positions - 1, 1, model.causal_lm.dtype)
 
     def read(
         self,
@@ -32,39 +34,51 @@ class Run:
         begin: int,
         edit: Edit | None = None,
         logits: bool = False,
-        rows: slice | Tensor = slice(None),
+        rows: Rows = ALL,
     ) -> Pass:
         """Read the tokens of `rows` (by default all) at the positions from `begin` on."""
-        n_new = tokens.shape[1]
-        if n_new == 1:
+        start = self.start[rows]
+        if tokens.shape[1] == 1:
             mask = self.mask[rows, :, :, : begin + 1]
         else:
-            start = self.start[rows]
-            mask = attention_mask(start, torch.full_like(start, begin), begin, n_new, self.model.causal_lm.dtype)
-        positions = torch.full_like(self.start[rows], begin)
-        return self._pass(tokens, InPlace(self.cache, rows, begin, n_new), mask, positions, self.start[rows], edit, logits)
+            mask = attention_mask(start, start.new_tensor(begin), begin, tokens.shape[1], self.mask.dtype)
+        return self._pass(tokens, InPlace(self.cache, rows, begin), mask, begin - start, edit, logits)
 
-    def window(self, rows: Int[Tensor, " row"], positions: Int[Tensor, " row"], keep: bool = False) -> Window:
+    def window(self, rows: Int[Tensor, " row"], positions: Int[Tensor, " row"], keeps: bool = False) -> Window:
         """The past of some rows, each before a position of its own, for `read_window`."""
-        return Window(self.cache, rows, positions, keep)
+        return Window(self.cache, rows, positions, keeps)
 
     def read_window(
         self, window: Window, tokens: Int[Tensor, "row pos"], edit: Edit | None = None, logits: bool = False
     ) -> Pass:
         """Read tokens after the past in `window`; differentiable in what `edit` adds."""
         start = self.start[window.rows]
-        mask = attention_mask(start, window.positions, window.n_past, tokens.shape[1], self.model.causal_lm.dtype)
-        return self._pass(tokens, window, mask, window.positions, start, edit, logits)
+        mask = attention_mask(start, window.positions, window.n_past, tokens.shape[1], self.mask.dtype)
+        return self._pass(tokens, window, mask, window.positions - start, edit, logits)
 
     def keep(self, rows: Int[Tensor, " row"], until: int) -> None:
-        """Forget all rows but these, and what may have been read from position `until` on."""
+        """Forget all rows but these, and positions from `until` on."""
         self.start, self.mask = self.start[rows], self.mask[rows]
         self.cache.keep(rows, until)
 
-    def _pass(
-        self, tokens: Tensor, cache: PassCache, mask: Tensor, positions: Tensor, start: Tensor, edit: Edit | None, logits: bool
-    ) -> Pass:
-        ids = (positions - start)[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-        return read(
-            self.model, tokens, edit, logits, self.hook_points, cache, attention_mask=mask, position_ids=ids.clamp(min=0)
-        )
+    def _pass(self, tokens: Tensor, cache: PassCache, mask: Tensor, first: Tensor, edit: Edit | None, logits: bool) -> Pass:
+        ids = (first[:, None] + torch.arange(tokens.shape[1], device=tokens.device)).clamp(min=0)
+        return read(self.model, tokens, edit, logits, self.hook_points, cache, attention_mask=mask, position_ids=ids)
+
+
+def attention_mask(
+    start: Int[Tensor, " row"], positions: Int[Tensor, "*row"], n_past: int, n_new: int, dtype: torch.dtype
+) -> Float[Tensor, "row 1 pos key"]:
+    """0 where tokens may look, at their row's tokens up to themselves; elsewhere the least number.
+
+    Args:
+        start: Position of each row's first token.
+        positions: Position of the first new token, of all rows or of each.
+        n_past: Number of keys before the new tokens; the last one is that of the position before the first new token.
+        n_new: Number of new tokens.
+        dtype: The model's.
+    """
+    key, own = torch.arange(-n_past, n_new, device=start.device), torch.arange(n_new, device=start.device)[:, None]
+    hidden = (key < (start - positions)[:, None])[:, None] | (key > own)
+    hidden &= key != own  # padding sees itself, so that its softmax is a number
+    return torch.zeros(hidden.shape, dtype=dtype, device=start.device).masked_fill_(hidden, torch.finfo(dtype).min)[:, None]

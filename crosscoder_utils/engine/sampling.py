@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from crosscoder_utils.engine.batch import Request
+from crosscoder_utils.engine.run import Rows
+
 
 class Sampler:
     """Draws next tokens.
@@ -23,10 +26,13 @@ class Sampler:
             raise ValueError(f"top_k={top_k} must be 1 or more, or None for all tokens")
         self.temperature, self.top_k, self.seed = temperature, top_k, seed
 
-    def next_tokens(self, logits: Float[Tensor, "row vocab"], prompts: Sequence[str], written: int) -> Int[Tensor, " row"]:
-        """Each row's next token, where `written` tokens of its completion are there already."""
+    def next_tokens(
+        self, logits: Float[Tensor, "row vocab"], requests: Sequence[Request], rows: Rows, written: int
+    ) -> Int[Tensor, " row"]:
+        """The next token of some rows, where `written` tokens of its completion are there already."""
         if self.temperature == 0:
             return logits.argmax(-1)
+        prompts = [r.prompt for r in (requests[rows] if isinstance(rows, slice) else [requests[i] for i in rows.tolist()])]
         logits = logits.float() / self.temperature
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             least = logits.topk(self.top_k).values[..., -1:]

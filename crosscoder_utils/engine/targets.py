@@ -36,19 +36,17 @@ class Targets:
     encoder: FeatureEncoder
 
     @staticmethod
-    def of(interventions: Sequence[Intervention], crosscoder: Crosscoder) -> "Targets":
-        """Those of some interventions, one per row."""
-        most = max(len(i.features) for i in interventions)
-        device = crosscoder.W_enc.device
-        features = torch.tensor([[*i.features, *[0] * (most - len(i.features))] for i in interventions], device=device)
-        counts = torch.tensor([len(i.features) for i in interventions], device=device)
+    def of(interventions: Sequence[Intervention | None], crosscoder: Crosscoder) -> "Targets":
+        """Those of some interventions, one per row; a row without one has no target."""
+        device, own = crosscoder.W_enc.device, [() if i is None else i.features for i in interventions]
+        most = max(map(len, own))
+        features = torch.tensor([[*row, *[0] * (most - len(row))] for row in own], dtype=torch.long, device=device)
+        counts = torch.tensor([len(row) for row in own], device=device)
         real = torch.arange(most, device=device) < counts[:, None]
-        directions = torch.zeros(len(interventions), *(most, *crosscoder.W_dec.shape[1:]), dtype=crosscoder.W_dec.dtype)
-        directions = directions.to(device)
+        directions = crosscoder.W_dec.new_zeros(len(interventions), most, *crosscoder.W_dec.shape[1:])
         for row, one in enumerate(interventions):
-            if isinstance(one.method, DecoderMethod):
-                own = list(one.features)
-                directions[row, : len(own)] = one.method.directions(crosscoder.W_dec[own])
+            if one is not None and isinstance(one.method, DecoderMethod):
+                directions[row, : len(own[row])] = one.method.directions(crosscoder.W_dec[list(own[row])])
         kinds = list(dict.fromkeys(type(i) for i in interventions))
         return Targets(
             kinds=kinds,
@@ -61,12 +59,16 @@ class Targets:
 
     def select(self, rows: Tensor | slice) -> "Targets":
         """Those of some rows."""
+        if isinstance(rows, slice) and rows == slice(None):
+            return self
         tensors = {name: getattr(self, name)[rows] for name in ("kind", "real", "value", "directions")}
         return replace(self, encoder=self.encoder.select(rows), **tensors)
 
     def coefficients(self, pre_activations: Float[Tensor, "row pos target"]) -> Float[Tensor, "row pos target"]:
         """How many multiples of its directions each row adds, given the clean run's pre-activations."""
         activations, value = self.encoder.activate(pre_activations), self.value[:, None, None]
+        if not self.real.shape[1]:
+            return activations
         return self._by_kind([kind.coefficient(activations, value) for kind in self.kinds]) * self.real[:, None]
 
     def losses(self, pre_activations: Float[Tensor, "row pos target"]) -> Float[Tensor, "row pos"]:
@@ -78,6 +80,18 @@ class Targets:
     def deltas(self, coefficients: Float[Tensor, "row pos target"]) -> Float[Tensor, "row pos point d_model"]:
         """What is added to the residual stream at every hook point."""
         return torch.bmm(coefficients, self.directions.flatten(2)).unflatten(-1, self.directions.shape[2:])
+
+    def zeros(self, n_rows: int, n_positions: int, points: bool = False) -> Float[Tensor, "row position column"]:
+        """A table with a column for each target, or for each hook point."""
+        return self.directions.new_zeros(n_rows, n_positions, self.directions.shape[2 if points else 1])
+
+    def zero_deltas(self, n_rows: int, n_positions: int) -> Float[Tensor, "row position point d_model"]:
+        return self.directions.new_zeros(n_rows, n_positions, *self.directions.shape[2:])
+
+    @cached_property
+    def moves(self) -> Bool[Tensor, "row target"]:
+        """Whether a target has a direction."""
+        return self.directions.ne(0).flatten(2).any(-1)
 
     @cached_property
     def points(self) -> list[bool]:
