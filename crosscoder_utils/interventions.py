@@ -21,7 +21,7 @@ from torch import Tensor
 
 from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.prompts import TokenScope, as_scope
-from crosscoder_utils.validation import Features, Number, Numbers, Seed, Tokens, Whole, plain, settings
+from crosscoder_utils.validation import Count, Features, Number, Numbers, Seed, Tokens, Whole, plain, settings
 
 if TYPE_CHECKING:
     from crosscoder_utils.engine import Attempts
@@ -134,14 +134,10 @@ class Perturbation(SearchMethod):
     """
 
     lr: Number
-    steps: Whole = 15
+    steps: Count = 15
     random: Seed = None
     name: ClassVar[str] = "perturbation"
     strength_name: ClassVar[str] = "lr"
-
-    def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise ValueError(f"steps={self.steps} must be a whole number, 0 or more")
 
     @property
     def idle(self) -> bool:

@@ -36,8 +36,14 @@ def _numbers(value: Any, info: ValidationInfo) -> float | tuple[float, ...] | No
 def _whole(value: Any) -> int:
     value = plain(value)
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ValueError("must be a whole number")
+        raise ValueError("must be a whole number, 0 or more")
     return int(value)
+
+
+def _count(value: Any) -> int:
+    if _whole(value) < 0:
+        raise ValueError("must be a whole number, 0 or more")
+    return _whole(value)
 
 
 def _features(value: Any) -> int | tuple[int, ...]:
@@ -61,6 +67,7 @@ def _scope(tokens: Any) -> str | TokenScope:
 Number = Annotated[float, BeforeValidator(_number)]
 Numbers = Annotated[float | tuple[float, ...] | None, BeforeValidator(_numbers)]
 Whole = Annotated[int, BeforeValidator(_whole)]
+Count = Annotated[int, BeforeValidator(_count)]
 Seed = Annotated[int | None, BeforeValidator(lambda seed: seed if seed is None else _whole(seed))]
 Features = Annotated[int | tuple[int, ...], BeforeValidator(_features)]
 Tokens = Annotated[str | InstanceOf[TokenScope], BeforeValidator(_scope)]

@@ -87,7 +87,7 @@ def test_hook_point_out_of_range(random, point):
 
 
 def test_a_feature_by_its_role():
-    with pytest.raises(ValueError, match="feature='tag' is no number; give one, such as find_features"):
+    with pytest.raises(ValueError, match="feature='tag' must be the number of a feature, such as find_features"):
         Ablate("tag", MANY)
 
 
@@ -97,7 +97,7 @@ def test_no_feature():
 
 
 def test_as_many_scales_as_hook_points(random):
-    with pytest.raises(ValueError, match="scale has 2 numbers, the model 3 hook points"):
+    with pytest.raises(ValueError, match="scale has 2 numbers, the crosscoder 3 hook points; give one for each"):
         generate(random, [PROMPT], Ablate(0, ManyLayers(scale=[1.0, 2.0])))
 
 
@@ -131,7 +131,7 @@ def test_scope_that_begins_before_the_prompt(random, scope):
 
 
 def test_unknown_scope():
-    with pytest.raises(ValueError, match="tokens='some' is unknown; use 'all', 'prompt', 'generated'"):
+    with pytest.raises(ValueError, match="tokens='some': is unknown; use 'all', 'prompt', 'generated'"):
         Ablate(0, MANY, tokens="some")
 
 
@@ -147,7 +147,7 @@ def test_unknown_scope():
     ids=["single layer", "many layers", "perturbation", "clamp"],
 )
 def test_not_finite(make, value):
-    with pytest.raises(ValueError, match="is no finite number; give one"):
+    with pytest.raises(ValueError, match="(scale|lr|value)=.* must be a finite number, such as 1.0"):
         make(value)
 
 

@@ -64,7 +64,7 @@ def test_weights_that_do_not_belong_together(crosscoder):
 def test_no_safetensors(crosscoder, tmp_path):
     save_crosscoder(crosscoder, tmp_path)
     (tmp_path / "crosscoder.safetensors").write_bytes(b"not at all")
-    with pytest.raises(ValueError, match="no readable safetensors file.*fetch it again"):
+    with pytest.raises(ValueError, match="is not a readable safetensors file.*fetch it again"):
         load_crosscoder(tmp_path)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import reference
 import torch
 from against_reference import N_TOKENS, check
 

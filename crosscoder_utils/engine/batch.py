@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from crosscoder_utils.engine.targets import Targets
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import padded
@@ -75,6 +76,7 @@ class Batch:
 
     Attributes:
         requests: What is asked for, one per row.
+        targets: What each row does to which features.
         number: Each row's number among all rows of the call.
         tokens: BOS, prompt and what has been written.
         start: Position of the row's first token.
@@ -85,6 +87,7 @@ class Batch:
     """
 
     requests: Sequence[Request]
+    targets: Targets
     number: Int[Tensor, " row"]
     tokens: Int[Tensor, "row position"]
     start: Int[Tensor, " row"]
@@ -103,7 +106,8 @@ class Batch:
         first, stop = (torch.tensor(b, device=setup.device)[:, None] for b in zip(*(r.bounds for r in requests), strict=True))
         editable = (position >= first) & (position < stop) & (position >= 0)
         number, end = torch.tensor(numbers, device=setup.device), torch.zeros_like(prompts.start)
-        return Batch(requests, number, tokens, prompts.start, editable, end, prompts.tokens.shape[1])
+        targets = Targets.of([r.intervention for r in requests], setup.crosscoder)
+        return Batch(requests, targets, number, tokens, prompts.start, editable, end, prompts.tokens.shape[1])
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -115,7 +119,8 @@ class Batch:
     def select(self, rows: Int[Tensor, " row"]) -> "Batch":
         """A batch of some of the rows."""
         records = None if self.records is None else _select(self.records, rows)
-        return replace(_select(self, rows), requests=[self.requests[r] for r in rows.tolist()], records=records)
+        requests, targets = [self.requests[r] for r in rows.tolist()], self.targets.select(rows)
+        return replace(_select(self, rows), requests=requests, targets=targets, records=records)
 
 
 _T = TypeVar("_T", Batch, Records)

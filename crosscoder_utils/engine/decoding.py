@@ -11,7 +11,6 @@ from crosscoder_utils.engine.clean_run import CleanRun
 from crosscoder_utils.engine.editing import AlongDirections, Searching, Writing
 from crosscoder_utils.engine.run import ALL, Rows, Run
 from crosscoder_utils.engine.sampling import Sampler
-from crosscoder_utils.engine.targets import Targets
 from crosscoder_utils.hooks import plain
 from crosscoder_utils.interventions import SearchMethod
 from crosscoder_utils.loading import Setup
@@ -39,14 +38,13 @@ class Decoding:
         self, setup: Setup, requests: Sequence[Request], numbers: Sequence[int], limits: Limits, sampler: Sampler
     ) -> None:
         batch, model = Batch.of(setup, requests, numbers, limits.new_tokens), plain(setup.model)
-        targets = Targets.of([r.intervention for r in requests], setup.crosscoder)
         run = Run(model, setup.hook_points, batch.start, batch.tokens.shape[1])
-        self.state = Writing(batch, targets, run, CleanRun(model, setup.hook_points, batch), limits)
+        self.state = Writing(batch, run, CleanRun(model, setup.hook_points, batch), limits)
         searches = family(requests[0]) not in (None, AlongDirections)
         if limits.record != "nothing" and requests[0].intervention is not None:
-            tables = (targets.zeros(*batch.tokens.shape, points=points) for points in (False, False, True, True))
+            tables = (batch.targets.zeros(*batch.tokens.shape, points=points) for points in (False, False, True, True))
             with_deltas = searches and limits.record == "everything"
-            batch.records = Records(*tables, targets.zero_deltas(*batch.tokens.shape) if with_deltas else None)
+            batch.records = Records(*tables, batch.targets.zero_deltas(*batch.tokens.shape) if with_deltas else None)
         self.edits = (Searching if searches else AlongDirections)(self.state)
         self.sampler, self.eos, self.fired_share = sampler, setup.tokenizer.eos_token_id, 0.0
 

@@ -18,24 +18,23 @@ PROMPT_SPAN = 8
 
 @dataclass(eq=False)
 class Writing:
-    """The state of a batch: its rows, what they do to which features, and both runs."""
+    """The state of a batch: its rows and both runs."""
 
     batch: Batch
-    targets: Targets
     run: Run
     clean: CleanRun
     limits: Limits
 
     def keep(self, rows: Int[Tensor, " row"], position: int) -> None:
         """Forget all rows but these; `position` is the next to be read."""
-        self.batch, self.targets = self.batch.select(rows), self.targets.select(rows)
+        self.batch = self.batch.select(rows)
         self.run.keep(rows, position)
         self.clean.keep(rows, position)
 
     def read_clean(self, rows: Rows, at: slice) -> Float[Tensor, "row pos target"]:
         """Let the clean run read what rows have written, and record it; returns its pre-activations."""
         residuals = self.clean.read(self.batch.tokens[rows, at], at.start, rows)
-        pre = self.targets.select(rows).encoder.pre_activations(residuals)
+        pre = self.batch.targets.select(rows).encoder.pre_activations(residuals)
         self.record_clean(rows, at, pre, residuals)
         return pre
 
@@ -58,7 +57,7 @@ class AlongDirections:
     """
 
     def __init__(self, state: Writing) -> None:
-        batch, targets = state.batch, state.targets
+        batch, targets = state.batch, state.batch.targets
         self.state, self.fired = state, torch.zeros_like(batch.start, dtype=torch.bool)
         reads = any(r.intervention.reads_activation for r in batch.requests if r.intervention) and any(targets.points)
         self.waits = reads and bool(batch.editable[:, batch.n_prompt :].any())
@@ -67,10 +66,10 @@ class AlongDirections:
     def read_prompts(self) -> None:
         """Read the prompts but for their last token, with which the first step begins."""
         state, batch, last = self.state, self.state.batch, self.state.batch.n_prompt - 1
-        coefficients = state.targets.zeros(len(batch), batch.n_prompt)
+        coefficients = state.batch.targets.zeros(len(batch), batch.n_prompt)
 
         def take(rows: Tensor, at: slice, residuals: Tensor) -> None:
-            pre = state.targets.select(rows).encoder.pre_activations(residuals)
+            pre = state.batch.targets.select(rows).encoder.pre_activations(residuals)
             coefficients[rows, at] = self._coefficients(rows, at, pre)
             self.last_pre[rows] = pre[:, -1:]
             state.record_clean(rows, at, pre, residuals)
@@ -78,7 +77,7 @@ class AlongDirections:
         state.clean.read_prompts(batch, state.limits, take)
         state.run.cache.copy_rows(state.clean.run.cache, state.clean.text, last)
         # Up to a row's first edit the two runs are one; from there on its prompt is read again.
-        edited = self._adds(state.targets, coefficients[:, :last])
+        edited = self._adds(state.batch.targets, coefficients[:, :last])
         rows, first = torch.nonzero(edited.any(1))[:, 0], edited.long().argmax(1)
         for part in state.limits.parts(rows, last):
             at = slice(int(first[part].min()), last)
@@ -105,7 +104,7 @@ class AlongDirections:
         """Let the clean run read what has been written."""
         pre, end = self.state.read_clean(rows, at), self.state.batch.end[rows, None]
         assumed = self._coefficients(rows, at, torch.full_like(pre, -torch.inf))
-        differs = self._adds(self.state.targets.select(rows), self._coefficients(rows, at, pre) - assumed)
+        differs = self._adds(self.state.batch.targets.select(rows), self._coefficients(rows, at, pre) - assumed)
         over = (end > 0) & (torch.arange(at.start, at.stop, device=end.device) >= end)
         self.fired[rows] |= (differs & ~over).any(1)
         return pre
@@ -115,14 +114,14 @@ class AlongDirections:
         self.last_pre, self.fired = self.last_pre[rows], self.fired[rows]
 
     def _coefficients(self, rows: Rows, at: slice, pre: Tensor) -> Float[Tensor, "row pos target"]:
-        return self.state.targets.select(rows).coefficients(pre) * self.state.batch.editable[rows, at, None]
+        return self.state.batch.targets.select(rows).coefficients(pre) * self.state.batch.editable[rows, at, None]
 
     def _adds(self, targets: Targets, coefficients: Tensor) -> Bool[Tensor, "row pos"]:
         return ((coefficients != 0) & targets.moves[:, None]).any(-1)
 
     def _read(self, rows: Rows, at: slice, coefficients: Tensor, logits: bool = False) -> Tensor | None:
         """Let the intervened run read tokens with their edits."""
-        state, targets = self.state, self.state.targets.select(rows)
+        state, targets = self.state, self.state.batch.targets.select(rows)
         deltas, records = targets.deltas(coefficients), state.batch.records
         result = state.run.read(
             state.batch.tokens[rows, at], at.start, lambda p: deltas[:, :, p] if targets.points[p] else None, logits, rows
@@ -192,7 +191,7 @@ class Searching:
         has_loss = torch.zeros_like(self.active)
 
         def take(rows: Tensor, at: slice, residuals: Tensor) -> None:
-            targets = state.targets.select(rows)
+            targets = state.batch.targets.select(rows)
             pre = targets.encoder.pre_activations(residuals)
             has_loss[rows, at] = (targets.losses(pre) != 0) & self.active[rows, at]
             state.record_clean(rows, at, pre, residuals)
@@ -210,10 +209,10 @@ class Searching:
         """Read a token of all rows in the intervened run."""
         state, records = self.state, self.state.batch.records
         result = state.run.read(state.batch.tokens[:, position : position + 1], position, logits=True)
-        pre, logits = state.targets.encoder.pre_activations(result.residuals), result.logits[:, -1]
+        pre, logits = state.batch.targets.encoder.pre_activations(result.residuals), result.logits[:, -1]
         if records is not None:
             records.pre_after[:, position] = pre[:, 0]
-        losing = torch.nonzero((state.targets.losses(pre)[:, 0] != 0) & self.active[:, position])[:, 0]
+        losing = torch.nonzero((state.batch.targets.losses(pre)[:, 0] != 0) & self.active[:, position])[:, 0]
         if len(losing):
             logits[losing] = self._edit(losing, torch.full_like(losing, position), logits=True)[:, -1]
         return logits
@@ -231,7 +230,7 @@ class Searching:
             at = own[:, None], begin[:, None] + torch.arange(span, device=rows.device)
             # What is read behind a loss, or beyond the prompt, is not valid; it is read again before anything looks at it.
             result = state.run.read_window(state.run.window(own, begin, keeps=True), state.batch.tokens[at])
-            targets = state.targets.select(own)
+            targets = state.batch.targets.select(own)
             pre = targets.encoder.pre_activations(result.residuals)
             if state.batch.records is not None:
                 state.batch.records.pre_after[at] = pre
@@ -242,7 +241,7 @@ class Searching:
 
     def _edit(self, rows: Int[Tensor, " row"], positions: Int[Tensor, " row"], logits: bool = False) -> Tensor | None:
         """Search for what to add at one token of some rows, and read it with that."""
-        state, targets, records = self.state, self.state.targets.select(rows), self.state.batch.records
+        state, targets, records = self.state, self.state.batch.targets.select(rows), self.state.batch.records
         tokens, window = state.batch.tokens[rows, positions][:, None], state.run.window(rows, positions)
         methods = [self.methods[row] for row in rows.tolist()]
         deltas = type(methods[0]).deltas(methods, Attempts(targets, state.run, window, tokens))

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crosscoder_utils.engine.batch import Batch, Limits
-from crosscoder_utils.engine.targets import Targets
 from crosscoder_utils.hooks import read
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import padded
@@ -37,10 +36,9 @@ def _tables(setup: Setup, batch: Batch, everything: bool) -> dict[str, Float[Ten
     tokens = padded(ids, setup.tokenizer, setup.preset.prepend_bos, setup.device).tokens
     at = (batch.start[:, None] + torch.arange(tokens.shape[1], device=setup.device)).clamp(max=batch.tokens.shape[1] - 1)
     moved = {name: table[batch.rows[:, None], at] for name, table in vars(batch.records).items() if table is not None}
-    targets = Targets.of([r.intervention for r in batch.requests], setup.crosscoder)
     tables = {
-        "activation_before": targets.encoder.activate(moved["pre_before"]),
-        "activation_after": targets.encoder.activate(moved["pre_after"]),
+        "activation_before": batch.targets.encoder.activate(moved["pre_before"]),
+        "activation_after": batch.targets.encoder.activate(moved["pre_after"]),
         "pre_activation_before": moved["pre_before"],
         "pre_activation_after": moved["pre_after"],
         "edit_norm": moved["edit_norm"],
@@ -50,7 +48,7 @@ def _tables(setup: Setup, batch: Batch, everything: bool) -> dict[str, Float[Ten
         deltas = moved.get("deltas")
         if deltas is None:
             editable = batch.editable[batch.rows[:, None], at, None]
-            deltas = targets.deltas(targets.coefficients(moved["pre_before"]) * editable)
+            deltas = batch.targets.deltas(batch.targets.coefficients(moved["pre_before"]) * editable)
         tables |= _others(setup, batch, tokens, deltas)
     return tables
 

