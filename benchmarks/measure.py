@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
-from crosscoder_utils.engine.plain import plain
+from crosscoder_utils.hooks import plain
 
 
 def median_of(run: Callable, repeats: int, beside: Callable[[], float] | None = None) -> tuple[float, float, object]:
@@ -38,8 +38,9 @@ def matmul_rate(n: int = 2048) -> float:
 def operations(setup, generations) -> float:
     """Multiplications and additions in the products of the plain cached algorithm.
 
-    That is, two streams, each reading every token of every row once, and one unembedding per token that is written. What
-    the engine saves by reading a text once for several rows, or spends on guesses that are wrong, is not in it.
+    That is, a clean and an intervened run, each reading every token of every row once, and one unembedding per token that is
+    written. What the engine saves by reading a text once for several rows, or spends on tokens that it writes again, is not
+    in it.
     """
     model = plain(setup.model)
     per_token = 2 * sum(p.numel() for p in model.blocks.parameters() if p.dim() == 2)

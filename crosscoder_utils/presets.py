@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from crosscoder_utils.io.errors import explained
+from crosscoder_utils.io.error_messages import explained
 from crosscoder_utils.io.files import read_yaml
 
 ASSETS = Path(__file__).parent / "assets"

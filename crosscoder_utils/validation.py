@@ -7,10 +7,10 @@ from dataclasses import fields
 from numbers import Integral, Real
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, InstanceOf, ValidationError, ValidationInfo
+from pydantic import BeforeValidator, ConfigDict, InstanceOf, ValidationError
 from pydantic.dataclasses import dataclass
 
-from crosscoder_utils.io.errors import explained
+from crosscoder_utils.io.error_messages import explained
 from crosscoder_utils.prompts import TokenScope, as_scope
 
 
@@ -21,16 +21,16 @@ def plain(value: Any) -> Any:
     return tuple(map(plain, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
-def _number(value: Any, info: ValidationInfo) -> float:
+def _number(value: Any) -> float:
     value = plain(value)
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise ValueError("must be a finite number, such as 1.0")
     return float(value)
 
 
-def _numbers(value: Any, info: ValidationInfo) -> float | tuple[float, ...] | None:
+def _numbers(value: Any) -> float | tuple[float, ...] | None:
     value = plain(value)
-    return tuple(_number(one, info) for one in value) if isinstance(value, tuple) else value and _number(value, info)
+    return tuple(_number(one) for one in value) if isinstance(value, tuple) else value and _number(value)
 
 
 def _whole(value: Any) -> int:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
-from crosscoder_utils.io.errors import explained
+from crosscoder_utils.io.error_messages import explained
 
 _Name = Annotated[str, Field(min_length=1)]
 _Count = Annotated[int, Field(ge=1)]

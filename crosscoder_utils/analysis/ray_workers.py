@@ -11,7 +11,7 @@ import pandas as pd
 from crosscoder_utils.analysis.store import assets_of
 from crosscoder_utils.analysis.sweeps import Task
 from crosscoder_utils.crosscoder import Crosscoder
-from crosscoder_utils.io.errors import in_one_line
+from crosscoder_utils.io.error_messages import in_one_line
 from crosscoder_utils.loading import Setup, load
 from crosscoder_utils.presets import Preset
 

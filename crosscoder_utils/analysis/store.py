@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from crosscoder_utils.crosscoder import tensor_bytes
 from crosscoder_utils.interventions import METHODS, Intervention
-from crosscoder_utils.io.errors import in_one_line
+from crosscoder_utils.io.error_messages import in_one_line
 from crosscoder_utils.io.files import whole_file
 from crosscoder_utils.loading import Setup
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pandas as pd
 from tqdm import tqdm
@@ -80,6 +80,7 @@ class Task:
         return storable(setup, table, [intervention for intervention, _ in self.rows], **made_with)
 
 
+@runtime_checkable
 class Workers(Protocol):
     """Runs tasks in other processes, such as `ray_workers.RayWorkers`."""
 

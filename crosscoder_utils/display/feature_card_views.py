@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML
+from jaxtyping import Float
 from plotly.subplots import make_subplots
 
 from crosscoder_utils.analysis.feature_cards import FeatureCard
@@ -57,7 +59,7 @@ def _columns(counts: Sequence[tuple[str, int]], largest: str) -> str:
     return f'<div style="display: flex; align-items: end; gap: 1px; height: 6em">{"".join(columns)}</div>{ends}'
 
 
-def _bars(labels: Sequence[str], values: Sequence[float], top: float) -> str:
+def _bars(labels: Sequence[str], values: Float[np.ndarray, " point"], top: float) -> str:
     rows = [
         f'<div style="flex: 0 0 7em">{label}</div><div style="flex: 1"><div style="background: {COLOURS[0]}; height: 0.8em; '
         f'width: {100 * max(value, 0) / top:.1f}%"></div></div><div style="flex: 0 0 4em">{value:.3g}</div>'

@@ -3,7 +3,7 @@
 from crosscoder_utils.engine.batch import Batch, Limits, Request
 from crosscoder_utils.engine.decoding import Decoding, family
 from crosscoder_utils.engine.editing import Attempts
-from crosscoder_utils.engine.planning import plan_batches
+from crosscoder_utils.engine.memory_budget import plan_batches
 from crosscoder_utils.engine.recording import records_of
 from crosscoder_utils.engine.sampling import Sampler
 

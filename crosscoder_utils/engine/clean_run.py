@@ -13,11 +13,13 @@ from torch import Tensor
 
 from crosscoder_utils.engine.batch import Batch, Limits
 from crosscoder_utils.engine.cache import closed_gaps
-from crosscoder_utils.engine.run import Rows, Run
+from crosscoder_utils.engine.cached_run import Rows, Run
 from crosscoder_utils.hooks import PlainModel
 
 Take = Callable[[Int[Tensor, " row"], slice, Float[Tensor, "row pos point d_model"]], object]
 """Given rows of the batch, positions, and what the clean run's residual stream is there."""
+SHARED = True
+"""Whether rows of equal text share a row of the clean run; if False, each row has a text of its own."""
 
 
 class CleanRun:
@@ -30,8 +32,9 @@ class CleanRun:
     """
 
     def __init__(self, model: PlainModel, hook_points: tuple[int, ...], batch: Batch) -> None:
-        numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(r.prompt for r in batch.requests))}
-        self.text = torch.tensor([numbers[r.prompt] for r in batch.requests], device=batch.start.device)
+        said = [request.prompt if SHARED else row for row, request in enumerate(batch.requests)]
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(said))}
+        self.text = torch.tensor([numbers[text] for text in said], device=batch.start.device)
         self.n_texts = len(numbers)
         start = batch.start.new_zeros(len(batch))  # room for a text of each row's own
         start[self.text] = batch.start

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from crosscoder_utils.engine.batch import Batch, Limits, Records, Request
 from crosscoder_utils.engine.cache import closed_gaps
+from crosscoder_utils.engine.cached_run import ALL, Rows, Run
 from crosscoder_utils.engine.clean_run import CleanRun
 from crosscoder_utils.engine.editing import AlongDirections, Searching, Writing
-from crosscoder_utils.engine.run import ALL, Rows, Run
 from crosscoder_utils.engine.sampling import Sampler
 from crosscoder_utils.hooks import plain
 from crosscoder_utils.interventions import SearchMethod

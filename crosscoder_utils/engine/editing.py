@@ -8,8 +8,8 @@ from torch import Tensor
 
 from crosscoder_utils.engine.batch import Batch, Limits
 from crosscoder_utils.engine.cache import Window
+from crosscoder_utils.engine.cached_run import ALL, Rows, Run
 from crosscoder_utils.engine.clean_run import CleanRun
-from crosscoder_utils.engine.run import ALL, Rows, Run
 from crosscoder_utils.engine.targets import Targets
 
 PROMPT_SPAN = 8

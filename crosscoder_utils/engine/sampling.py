@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crosscoder_utils.engine.batch import Request
-from crosscoder_utils.engine.run import Rows
+from crosscoder_utils.engine.cached_run import Rows
 
 
 class Sampler:

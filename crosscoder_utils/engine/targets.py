@@ -47,10 +47,10 @@ class Targets:
         for row, one in enumerate(interventions):
             if one is not None and isinstance(one.method, DecoderMethod):
                 directions[row, : len(own[row])] = one.method.directions(crosscoder.W_dec[list(own[row])])
-        kinds = list(dict.fromkeys(type(i) for i in interventions))
+        kinds = list(dict.fromkeys(type(i) for i in interventions if i is not None))
         return Targets(
             kinds=kinds,
-            kind=torch.tensor([kinds.index(type(i)) for i in interventions], device=device),
+            kind=torch.tensor([0 if i is None else kinds.index(type(i)) for i in interventions], device=device),
             real=real,
             value=directions.new_tensor([getattr(i, "value", 0.0) for i in interventions]),
             directions=directions,

@@ -1,8 +1,8 @@
 """Reading and writing files: crosscoders (this package's format and other libraries'), their sources, examples, results."""
 
 from crosscoder_utils.io.crosscoder_files import load_crosscoder, save_crosscoder
-from crosscoder_utils.io.errors import explained, in_one_line
-from crosscoder_utils.io.examples import read_examples, read_rows
+from crosscoder_utils.io.datasets import read_examples, read_rows
+from crosscoder_utils.io.error_messages import explained, in_one_line
 from crosscoder_utils.io.files import (
     check_manifest,
     read_json,

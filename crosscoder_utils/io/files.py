@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from crosscoder_utils.io.errors import in_one_line
+from crosscoder_utils.io.error_messages import in_one_line
 
 MANIFEST = "manifest.json"
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from crosscoder_utils.crosscoder import Crosscoder
-from crosscoder_utils.io.errors import in_one_line
+from crosscoder_utils.io.error_messages import in_one_line
 from crosscoder_utils.io.files import read_json, read_safetensors, read_yaml
 
 PICKLE, PICKLE_CONFIG, EXPERIMENT_CONFIG = "model.pt", "model_cfg.yaml", "experiment_config.yaml"

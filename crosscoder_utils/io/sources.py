@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from crosscoder_utils.io.errors import in_one_line
+from crosscoder_utils.io.error_messages import in_one_line
 
 _HUB = re.compile(r"(?P<repo>[\w.-]+(/[\w.-]+)?)(?P<subfolder>(/[\w.-]+)*)(@(?P<revision>[\w./-]+))?")
 _ARTIFACT = "wandb:"

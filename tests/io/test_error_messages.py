@@ -4,7 +4,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
 
-from crosscoder_utils.io.errors import explained, in_one_line
+from crosscoder_utils.io.error_messages import explained, in_one_line
 
 
 class Inner(BaseModel):

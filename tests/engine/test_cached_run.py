@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from crosscoder_utils.engine.run import Run
+from crosscoder_utils.engine.cached_run import Run
 from crosscoder_utils.hooks import plain, read
 
 # transformers computes GPTNeo's attention in single precision, whatever the model's is.

@@ -38,7 +38,8 @@ def explained(error: ValidationError, known: Sequence[str] = (), assign: str = "
             wrong = one["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
             problems.setdefault(value, [])
             problems[value] += [wrong] if wrong not in problems[value] else []
-    return "; ".join(value + " or ".join(wrong) for value, wrong in problems.items())
+    # "scale='a' must be ..." is a sentence as it is.
+    return "; ".join(value + " or ".join(wrong) for value, wrong in problems.items()).replace(": must be ", " must be ")
 
 
 def _name(location: Sequence[int | str], known: Sequence[str]) -> str:

