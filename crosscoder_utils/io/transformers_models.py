@@ -1,0 +1,82 @@
+"""Models, adapters and tokenizers in the formats of transformers and peft."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from peft import PeftModel
+from peft.utils import get_peft_model_state_dict, load_peft_weights
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from crosscoder_utils.io.error_messages import in_one_line
+from crosscoder_utils.io.sources import fetch_folder, parse_source, reading
+
+
+def read_tokenizer(source: str) -> PreTrainedTokenizerFast:
+    """Read a tokenizer; raises a `FileNotFoundError` if that is not possible."""
+    where = parse_source(source)
+    with reading(source):
+        return AutoTokenizer.from_pretrained(where.name, revision=where.revision, subfolder=where.subfolder)
+
+
+def read_causal_lm(source: str, adapters: Sequence[str] = (), dtype: str = "float32") -> PreTrainedModel:
+    """Read a causal language model and merge peft adapters into it, one after the other.
+
+    Raises:
+        FileNotFoundError: If a part cannot be read.
+        ValueError: If an adapter was made for another model, or weights are not finite.
+    """
+    where = parse_source(source)
+    with quiet():
+        with reading(source):
+            model = AutoModelForCausalLM.from_pretrained(
+                where.name, revision=where.revision, subfolder=where.subfolder, dtype=getattr(torch, dtype)
+            )
+        for adapter in adapters:
+            model = _merge(model, adapter, source)
+    broken = [name for name, weights in model.named_parameters() if not torch.isfinite(weights).all()]
+    if broken:
+        raise ValueError(
+            f"model {source!r} with adapters {list(adapters)} has NaN or infinite weights in {', '.join(broken[:3])}; "
+            "use another checkpoint"
+        )
+    return model
+
+
+def _merge(model: PreTrainedModel, adapter: str, source: str) -> PreTrainedModel:
+    folder = fetch_folder(adapter, ["adapter_config.json", "adapter_model.*"])
+    remedy = f"it does not fit model {source!r}: use the adapter that was trained on it"
+    if not (folder / "adapter_config.json").is_file():
+        raise FileNotFoundError(f"{folder / 'adapter_config.json'} is missing; give the folder of a peft adapter")
+    try:
+        adapted = PeftModel.from_pretrained(model, folder)
+        stored = load_peft_weights(str(folder), device="cpu")
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"adapter {adapter!r} cannot be merged into the model ({in_one_line(error)}); {remedy}") from error
+    # peft ignores tensors that the model has no module for, and leaves modules random that it finds no tensors for.
+    # With "auto" for the embedding, peft would ask the hub whether the vocabulary was changed.
+    differ = set(stored) ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    if differ:
+        raise ValueError(
+            f"adapter {adapter!r} has {len(differ)} unexpected or missing tensors, such as {min(differ)}; {remedy}"
+        )
+    return adapted.merge_and_unload()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide transformers' bars for files that are read in a blink; the hub's download bars are another library's.
+
+    And a warning: transformers, peft and TransformerLens disagree about the name of an attribute, no news to the user.
+    """
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
