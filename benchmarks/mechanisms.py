@@ -48,7 +48,7 @@ def swapped(model: nn.Module, old: type[nn.Module], new: type[nn.Module]) -> Ite
 def bridge_blocks(setup: Setup) -> Iterator[None]:
     """Run the TransformerBridge's blocks, with their hook points, in place of the transformers model's.
 
-    Everything else stays: the engine's caches and masks, and the fused GELU, which the bridge's blocks do not have of their own.
+    Everything else stays: the engine's caches and masks, and the fused GELU, which a bridge's blocks lack otherwise.
     """
     blocks = plain(setup.model).blocks
     before = list(blocks)

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -184,13 +185,13 @@ class Crosscoder:
         at, below = values.topk(n + 1).values[-2:]
         return max(float((at + below) / 2), 0.0)
 
-    def check_feature(self, feature: int) -> int:
+    def check_feature(self, feature: Integral) -> int:
         """Return `feature`, or raise an `IndexError` if there is no such feature."""
         if isinstance(feature, bool) or not 0 <= feature < self.n_features:
             raise IndexError(f"feature {feature} does not exist; this crosscoder has features 0..{self.n_features - 1}")
         return int(feature)
 
-    def check_point(self, point: int) -> int:
+    def check_point(self, point: Integral) -> int:
         """Return `point`, or raise an `IndexError` if there is no such hook point."""
         if isinstance(point, bool) or not 0 <= point < self.n_points:
             covered = "" if self.hook_points is None else f" (hook points {self.hook_points} of the model)"

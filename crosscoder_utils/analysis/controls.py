@@ -21,7 +21,7 @@ def frequency_matched_feature(
 
 def frequency_matched_features(
     fires: Bool[np.ndarray, "token feature"], feature: int, exclude: Sequence[int] = ()
-) -> Int[np.ndarray, " feature"]:
+) -> Int[np.ndarray, " matched"]:
     """All features that can serve as a control for `feature`, sorted by how near their firing rates are (log scale).
 
     Features that never fire are left out. So are features that fire on mostly the same tokens as `feature` (Jaccard index

@@ -203,7 +203,7 @@ def best_of_roles(scores: pd.DataFrame) -> dict[str, int]:
     return {role: int(table["feature"].iloc[0]) for role, table in scores.groupby("role", sort=False)}
 
 
-def save_features(setup: Setup, features: Mapping[str, int], path: str | Path) -> Path:
+def save_features(setup: Setup, features: Mapping[str, Integral], path: str | Path) -> Path:
     """Write role -> feature as JSON, together with the digest of the crosscoder. The write is atomic.
 
     Raises:
@@ -214,7 +214,9 @@ def save_features(setup: Setup, features: Mapping[str, int], path: str | Path) -
     return Path(path)
 
 
-def find_features(setup: Setup, path: str | Path, roles: Sequence[str | int] | None = None, n: int = 200) -> dict[str, int]:
+def find_features(
+    setup: Setup, path: str | Path, roles: Sequence[str | Integral] | None = None, n: int = 200
+) -> dict[str, int]:
     """Role -> feature, read from `path` if the file exists; otherwise found by the rules of notebook 02 and written there.
 
     Args:

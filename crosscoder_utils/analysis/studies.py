@@ -206,13 +206,13 @@ def whole_curves(table: pd.DataFrame, best: pd.DataFrame) -> list[int]:
     return own.merge(own.loc[own["setting"].isin(best["setting"]), keys], on=keys)["setting"].tolist()
 
 
-def _firing_tokens(setup: Setup, n: int) -> list[Bool[np.ndarray, "token feature"]]:
+def _firing_tokens(setup: Setup, n: int) -> list[Bool[np.ndarray, "_ feature"]]:
     """Which features fire on which tokens of `n` training prompts with the tag, and of the same prompts with the phrase."""
     kinds = [setup.prompts(n, deployment=True, split="train"), setup.examples(n, deployment=True, split="train")]
     return [torch.cat([text.activations > 0 for text in encode_texts(setup, texts)]).numpy() for texts in kinds]
 
 
-def _relevant(fires: Sequence[Bool[np.ndarray, "token feature"]], feature: int) -> Bool[np.ndarray, "token feature"]:
+def _relevant(fires: Sequence[Bool[np.ndarray, "_ feature"]], feature: int) -> Bool[np.ndarray, "_ feature"]:
     """The tokens of the prompts; if `feature` fires on the phrase only, those of the prompts with the phrase."""
     prompts, with_phrase = fires
     return prompts if prompts[:, feature].any() else with_phrase

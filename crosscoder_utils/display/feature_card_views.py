@@ -42,7 +42,7 @@ def card_bars(card: FeatureCard) -> HTML:
     labels = point_labels(card.hook_points)
     parts = [
         ("tokens by activation, where it fires", _columns(counts, f"{card.max_activation:.3g}") if counts else "none"),
-        ("norm of the decoder vector", _bars(labels, card.decoder_norms, max(*card.decoder_norms, 1e-9))),
+        ("norm of the decoder vector", _bars(labels, card.decoder_norms, max(float(card.decoder_norms.max()), 1e-9))),
         ("cosine of decoder and encoder vector", _bars(labels, card.decoder_encoder_cosines, 1.0)),
     ]
     blocks = [f'<div style="flex: 1 1 16em; min-width: 0"><strong>{title}</strong>{part}</div>' for title, part in parts]

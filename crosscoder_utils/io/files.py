@@ -98,7 +98,7 @@ def _full_disk_named(path: Path) -> Iterator[None]:
         raise
 
 
-def read_json(path: str | Path) -> dict:
+def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
     Raises:

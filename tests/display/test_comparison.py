@@ -31,7 +31,7 @@ def test_names_and_values_make_interventions():
     assert make_intervention("ablate", "single layer", {"point": 1, "scale": 2.0}, feature=3, tokens=scope) == expected
     expected = Clamp(3, 6.0, Perturbation(0.1, 15), "prompt")
     assert make_intervention("clamp", "perturbation", {"lr": 0.1}, feature=3, value=6.0, tokens="prompt") == expected
-    with pytest.raises(ValueError, match="lr=nan: must be a finite number, such as 1.0"):
+    with pytest.raises(ValueError, match="lr=nan must be a finite number, such as 1.0"):
         make_intervention("ablate", "perturbation", {"lr": float("nan")}, feature=3, tokens="all")
 
 

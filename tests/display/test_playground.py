@@ -119,7 +119,7 @@ def test_one_change_computes_once(playground, calls):
         ("prompt", "", "prompt &#x27;&#x27; is empty; give it at least one token"),
         ("prompt", "Words: <dog>", "text &#x27;Words: &lt;dog&gt;&#x27; has no story marker &#x27;Story:&#x27;"),
         ("max_new_tokens", 190, "shorten the prompt or max_new_tokens"),
-        ("value", float("inf"), "value=inf: must be a finite number, such as 1.0"),
+        ("value", float("inf"), "value=inf must be a finite number, such as 1.0"),
     ],
 )
 def test_an_error_is_shown_until_the_input_is_right(playground, control, wrong, message):

@@ -58,7 +58,7 @@ OUTER = ["model", "context", "adapters", "inner", "inner.center"]
         ),
         (lambda: Outer(model="a", adapters=["b", 3]), OUTER, "adapters.1=3: should be a valid string"),
         (lambda: Method("1"), ["point", "scale"], "point='1': should be a valid integer"),
-        (lambda: Method(-1), ["point", "scale"], "point=-1: must be 0 or more"),
+        (lambda: Method(-1), ["point", "scale"], "point=-1 must be 0 or more"),
         (lambda: Method(1, "a"), ["point", "scale"], "scale='a': should be a valid number or should be a valid tuple"),
         (
             lambda: Method(1, scal=2.0),
