@@ -1,7 +1,7 @@
 """The quantitative experiments of the book: every method over its grid, with controls, on a selection and a held-out split."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,7 +102,7 @@ def control_draws(
     setup: Setup,
     features: Mapping[str, int],
     table: pd.DataFrame,
-    settings: Sequence[int],
+    settings: Iterable[int],
     folder: str | Path,
     n_matched: int = 10,
     n_random: int = 10,
