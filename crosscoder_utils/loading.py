@@ -135,7 +135,10 @@ def check_fit(crosscoder: Crosscoder, model: TransformerBridge) -> None:
             f"the crosscoder has d_model {crosscoder.d_model}, the model {model.cfg.d_model}; load the one it was trained on"
         )
     if covered is None and crosscoder.n_points != n_points:
-        raise ValueError(f"the crosscoder has {crosscoder.n_points} hook points, {model_has}; say which with hook_points")
+        raise ValueError(
+            f"the crosscoder has {crosscoder.n_points} hook points, {model_has}; load the one it was trained on, or say which "
+            "ones with hook_points"
+        )
     if covered is not None and covered[-1] >= n_points:
         raise ValueError(f"the crosscoder covers hook points {covered}, {model_has}; load the model it was trained on")
 

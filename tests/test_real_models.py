@@ -193,7 +193,7 @@ def refused(match, folders, error=ValueError, **changes):
 
 
 def test_a_preset_without_crosscoder():
-    with pytest.raises(ValueError, match=r"names no crosscoder; give load\(\.\.\., crosscoder=place\)"):
+    with pytest.raises(ValueError, match=r"names no crosscoder; give load\(\.\.\., crosscoder=source\)"):
         load("tinystories-instruct-33m")
 
 
