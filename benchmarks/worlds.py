@@ -109,6 +109,8 @@ PIECES = {
     "whole dictionary": lambda *world: (dictionary_rows(*world), {"max_new_tokens": 24}),
 }
 """Pieces of work: name -> a function of setup and features that gives rows, and further arguments of `generate`."""
+LONG = ("the post's grid", "stories")
+"""Pieces of work that take five to fifteen seconds of one thread; the others take three at most."""
 
 
 def _settings(setup: Setup, features: dict[str, int], method: type) -> list[Ablate]:
