@@ -70,7 +70,6 @@ def separate_gelu(setup: Setup):
 OFF = {
     "plain modules": bridge_blocks,  # first: the next one changes the blocks that are there
     "fused GELU": separate_gelu,
-    "writing ahead": partial(constant, decoding, "AHEAD_SHARE", -1.0),  # no share of the rows is as small
     "shared clean run": partial(constant, clean_run, "SHARED", False),
     "rows that have ended leave": partial(constant, decoding, "LEAVE_SHARE", 1.0),  # all of them at once
 }

@@ -85,16 +85,6 @@ def test_a_long_neighbour_does_not_matter(world):
         assert_same(pair[1], alone)
 
 
-@pytest.mark.parametrize("new_tokens", [20, 9, 3])
-@pytest.mark.parametrize("share", [-1.0, 1.0], ids=["never ahead", "always ahead"])
-def test_writing_ahead_of_the_clean_run_does_not_matter(world, monkeypatch, share, new_tokens):
-    """Also where features fire in nearly every block, so that nearly all of it is written again."""
-    default = run(world, world.rows, max_new_tokens=new_tokens)
-    monkeypatch.setattr(decoding, "AHEAD_SHARE", share)
-    for other, usual in zip(run(world, world.rows, max_new_tokens=new_tokens), default, strict=True):
-        assert_same(other, usual)
-
-
 def idle(feature):
     return [
         Ablate(feature, SingleLayer(point=1, scale=0.0)),

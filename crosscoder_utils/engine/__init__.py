@@ -5,13 +5,12 @@ residual stream says how much each feature fires. The *intervened run* gets the 
 are padded on the left, so that they are at the same position (`cached_run`, `cache`)::
 
     read the prompts: the clean run once for each different prompt, the intervened run from a row's first edit on
-    for each block of 8 tokens:                                                                        # decoding
-        for each token of the block:
-            edits  = from the clean run, or taken to be those of inactive features, or searched for    # editing
-            logits = the intervened run reads the token with its edits                                 # cached_run
-            the next token is chosen                                                                   # sampling
-        the clean run reads what it has not read yet; rows on which a feature did fire are written again, waiting for it
-        rows that have ended leave, with their records                                                 # recording
+    for each token:                                                                                    # decoding
+        edits  = from what the clean run reads, or searched for by trying                              # editing
+        logits = the intervened run reads the token with its edits                                     # cached_run
+        the next token is chosen                                                                       # sampling
+        every 8 tokens: rows that have ended leave, with their records                                 # recording
+    with edits that do not depend on it, the clean run reads a text once, for the records, when its row leaves
 
 Rows differ in features, kinds, methods and scopes; `targets` holds all of that as tensors, so that a step is the same few
 operations for all of them. `memory_budget` says how many rows fit together. What it computes equals `tests/reference.py`.
@@ -20,12 +19,6 @@ Mechanisms, and how many times as long work takes without each of them alone (ti
 about 0.1; in the order the post's grid / stories / distinct prompts / a whole dictionary):
 
 - *Sharing the clean run* (`clean_run`) between rows whose text is the same so far: 1.36 / 1.01 / 0.99 / 1.84.
-- *Writing ahead of the clean run* (`decoding`): 1.13 / 1.06 / 1.28 / 0.94. It pays for distinct prompts::
-
-      ahead ── a feature fired on more than 1/8 of the rows ──> waiting
-        ^                                                         |
-        └──── in the last block on at most 1/8 of the rows ───────┘
-
 - *Rows that have ended leave the batch* (`decoding`): 1.05 / 0.95 / 1.04 / 1.07, steering of 64 rows 1.15. Their memory and
   their results are free earlier, too.
 - *GELU in one operation* where transformers takes eight (`hooks.bridge`): 1.10 / 0.96 / 1.08 / 1.15, for two lines.
@@ -33,8 +26,8 @@ about 0.1; in the order the post's grid / stories / distinct prompts / a whole d
   bridge anyway, and a user's hooks on the bridge do not act in them.
 - *Searched edits* cost only tokens that have a loss; in prompts each row is at a position of its own (`cache.Window`).
 
-What waits for the device, on a GPU: the texts that part in the clean run, the tokens that have a loss, once a block the rows
-that fired and those that ended. Everything else is enqueued ahead.
+What waits for the device, on a GPU: the texts that part in the clean run, the tokens that have a loss, and every 8 tokens the
+rows that have ended. Everything else is enqueued ahead.
 """
 
 from crosscoder_utils.engine.batch import Batch, Limits, Request

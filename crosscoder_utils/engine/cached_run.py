@@ -20,13 +20,11 @@ class Run:
         hook_points: The crosscoder's.
         start: Position of each row's first token.
         cache: Keys and values of what has been read.
-        mask: Hides the padding; of all positions, so that a step only takes a slice of it.
     """
 
     def __init__(self, model: PlainModel, hook_points: tuple[int, ...], start: Int[Tensor, " row"], n_positions: int) -> None:
         self.model, self.hook_points, self.start = model, hook_points, start
         self.cache = RunCache(len(start), n_positions)
-        self.mask = attention_mask(start, start.new_tensor(n_positions - 1), n_positions - 1, 1, model.causal_lm.dtype)
 
     def read(
         self,
@@ -38,10 +36,7 @@ class Run:
     ) -> Pass:
         """Read the tokens of `rows` (by default all) at the positions from `begin` on."""
         start = self.start[rows]
-        if tokens.shape[1] == 1:
-            mask = self.mask[rows, :, :, : begin + 1]
-        else:
-            mask = attention_mask(start, start.new_tensor(begin), begin, tokens.shape[1], self.mask.dtype)
+        mask = attention_mask(start, start.new_tensor(begin), begin, tokens.shape[1], self.model.causal_lm.dtype)
         return self._pass(tokens, InPlace(self.cache, rows, begin), mask, begin - start, edit, logits)
 
     def window(self, rows: Int[Tensor, " row"], positions: Int[Tensor, " row"], keeps: bool = False) -> Window:
@@ -53,12 +48,12 @@ class Run:
     ) -> Pass:
         """Read tokens after the past in `window`; differentiable in what `edit` adds."""
         start = self.start[window.rows]
-        mask = attention_mask(start, window.positions, window.n_past, tokens.shape[1], self.mask.dtype)
+        mask = attention_mask(start, window.positions, window.n_past, tokens.shape[1], self.model.causal_lm.dtype)
         return self._pass(tokens, window, mask, window.positions - start, edit, logits)
 
     def keep(self, rows: Int[Tensor, " row"], until: int) -> None:
         """Forget all rows but these, and positions from `until` on."""
-        self.start, self.mask = self.start[rows], self.mask[rows]
+        self.start = self.start[rows]
         self.cache.keep(rows, until)
 
     def _pass(self, tokens: Tensor, cache: PassCache, mask: Tensor, first: Tensor, edit: Edit | None, logits: bool) -> Pass:

