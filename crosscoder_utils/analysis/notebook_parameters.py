@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
-from crosscoder_utils.io.error_messages import explained
+from crosscoder_utils.io.error_messages import explained, shown
 
 _Name = Annotated[str, Field(min_length=1)]
 _Count = Annotated[int, Field(ge=1)]
@@ -51,6 +51,8 @@ def check_parameters(namespace: Mapping[str, object]) -> None:
     Example:
         >>> check_parameters(globals())
     """
+    if not isinstance(namespace, Mapping):
+        raise ValueError(f"namespace={shown(namespace)} must be the notebook's variables; give globals()")
     known = Parameters.__annotations__
     given = {name: namespace[name] for name in known if name in namespace}
     limits = {name: (known[name], ...) for name in given}

@@ -12,6 +12,7 @@ from crosscoder_utils.analysis.store import assets_of
 from crosscoder_utils.analysis.sweeps import Task
 from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.io.error_messages import in_one_line
+from crosscoder_utils.io.validation import LARGEST, finite_number, one_text, whole_number
 from crosscoder_utils.loading import Setup, load
 from crosscoder_utils.presets import Preset
 
@@ -45,8 +46,13 @@ class RayWorkers:
     retries: int = 3
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "n", whole_number("n", self.n, -LARGEST))
         if self.n < 1:
             raise ValueError(f"n={self.n} workers cannot compute anything; give 1 or more")
+        one_text("address", self.address, empty=False)
+        for name in ("cpus", "gpus"):
+            finite_number(name, getattr(self, name), 0)
+        whole_number("retries", self.retries)
 
     def run(self, setup: Setup, tasks: Sequence[Task]) -> Iterator[pd.DataFrame]:
         """Yield the result of `Task.run` for every task, in the order in which they finish.

@@ -5,11 +5,19 @@ would overstate the uncertainty of their difference.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+
+from crosscoder_utils.io.error_messages import in_one_line
+from crosscoder_utils.io.validation import finite_number, several, whole_number
+from crosscoder_utils.io.validation import table as checked
+
+NEEDED = ["setting", "n_tokens", "cross_entropy", "is_story", "says_phrase"]
+"""Columns of a sweep that `best_settings` compares settings by."""
+_NUMBERS = [*NEEDED, "strength", "relative_edit_norm", "failed"]
 
 
 def best_settings(table: pd.DataFrame, by: Sequence[str] = ("role", "method"), tolerance: float | None = None) -> pd.DataFrame:
@@ -18,10 +26,10 @@ def best_settings(table: pd.DataFrame, by: Sequence[str] = ("role", "method"), t
     The best setting has the lowest mean cross-entropy. With a `tolerance` it is the *gentlest* good one: of the settings whose
     share of stories is within `tolerance` of the group's highest share, the one with the smallest mean relative edit norm.
     Settings under which more than half of the completions are empty are left out, because the score of an empty completion
-    covers only the prompt.
+    covers only the prompt; and so are settings with a row that failed, because the others say nothing about it.
 
     Args:
-        table: From `sweep`, with the columns of `by`.
+        table: From `sweep`, with the columns of `by`; rows without a method or a hook point need not have such a column.
         by: Columns that define the groups.
         tolerance: As a share of the prompts, such as 0.05.
 
@@ -30,8 +38,11 @@ def best_settings(table: pd.DataFrame, by: Sequence[str] = ("role", "method"), t
         `standard_error` of the cross-entropy over prompts; `stories` and `says_phrase`, shares of completions; and
         `relative_edit_norm`, the mean over prompts (NaN if the sweep did not record it).
     """
-    names = ["label", "strength", "relative_edit_norm"]  # a sweep in memory lacks columns that are empty in all of its rows
-    rows = table.reindex(columns=list(dict.fromkeys([*table.columns, *by, *names])))
+    by = [by] if isinstance(by, str) else several("by", by, "columns")
+    tolerance = None if tolerance is None else finite_number("tolerance", tolerance, 0)
+    # A sweep in memory lacks columns that are empty in all of its rows.
+    filled = [name for name in by if name in ("method", "point")] + ["label", "strength", "relative_edit_norm", "failed"]
+    rows = checked("table", table, [name for name in by if name not in filled] + NEEDED, filled, _NUMBERS)
     keys = list(dict.fromkeys([*by, "setting", "label", "strength"]))
     columns = {
         "mean": ("cross_entropy", "mean"),
@@ -40,9 +51,11 @@ def best_settings(table: pd.DataFrame, by: Sequence[str] = ("role", "method"), t
         "says_phrase": ("says_phrase", "mean"),
         "relative_edit_norm": ("relative_edit_norm", "mean"),
         "empty": ("n_tokens", lambda n: (n == 0).mean()),
+        "failed": ("failed", lambda failed: (failed.fillna(0) != 0).any()),
     }
     settings = rows.groupby(keys, dropna=False, sort=False).agg(**columns).reset_index()
-    settings = settings[settings.pop("empty") <= 0.5].astype({"stories": float, "says_phrase": float})
+    left_out = (settings.pop("empty") > 0.5) | settings.pop("failed").astype(bool)
+    settings = settings[~left_out].astype({"stories": float, "says_phrase": float})
     groups = [settings[name] for name in by]
     if tolerance is None:
         ranked = settings.sort_values("mean", kind="stable")
@@ -93,6 +106,8 @@ def paired_difference(
     Raises:
         ValueError: If the two settings do not have the same prompts, or a value is missing.
     """
+    a, b = whole_number("a", a), whole_number("b", b)
+    table = checked("table", table, ["setting", "prompt_index", value], numbers=["setting", value])
     first, second = (table[table["setting"] == one].set_index("prompt_index")[value].sort_index() for one in (a, b))
     if not first.index.equals(second.index) or not len(first):
         raise ValueError(
@@ -110,6 +125,10 @@ def crossed_difference(
     Both are samples: of all prompts, and of all random directions, for example. With a single draw, only the prompts are
     resampled. Errors and single prompts are as in `paired_difference`.
     """
+    a, b = (_numeric_array(name, values) for name, values in (("a", a), ("b", b)))
+    if a.ndim != 2 or b.ndim != 1 or a.shape[1:] != b.shape or not a.size:
+        raise ValueError(f"a has shape {a.shape} and b {b.shape}; give a [draw, prompt] and b [prompt], with the same prompts")
+    seed, resamples = whole_number("seed", seed), whole_number("resamples", resamples, 1)
     pairs = a - b
     if np.isnan(pairs).any():
         raise ValueError(
@@ -139,6 +158,10 @@ def sensitivity(summary: pd.DataFrame, tolerance: float = 0.3) -> float:
     Returns:
         Doublings; 0 for a single value.
     """
+    tolerance = finite_number("tolerance", tolerance, 0)
+    summary = checked("summary", summary, ["strength", "mean"], numbers=["strength", "mean"])
+    if not (summary["strength"] > 0).all() or not np.isfinite(summary[["strength", "mean"]]).all(axis=None):
+        raise ValueError("summary needs strengths above 0 and means that are finite; leave out other rows")
     curve = summary.sort_values("strength")
     position, means = np.log2(curve["strength"].to_numpy(float)), curve["mean"].to_numpy(float)
     excess, ends = means - means.min() - tolerance, []
@@ -159,3 +182,10 @@ def stretch_around_best(means: Float[np.ndarray, " value"], tolerance: float) ->
     while last < len(means) - 1 and near[last + 1]:
         last += 1
     return first, last
+
+
+def _numeric_array(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values, float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be an array of numbers ({in_one_line(error, 100)})") from None

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from importlib.metadata import version
 from numbers import Integral, Real
@@ -19,7 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 from crosscoder_utils.crosscoder import tensor_bytes
 from crosscoder_utils.interventions import METHODS, Intervention
 from crosscoder_utils.io.error_messages import in_one_line
-from crosscoder_utils.io.files import whole_file
+from crosscoder_utils.io.files import check_writable, whole_file
 from crosscoder_utils.loading import Setup
 
 ROWS_VERSION = 2
@@ -27,9 +29,11 @@ ROWS_VERSION = 2
 
 _TEXTS = ["row_id", "prompt_id", "prompt", "completion", "intervention", "tokens", "method", "label", "record", "settings"]
 _TEXTS += ["preset", "assets", "device", "versions"]
-_FLAGS = ["says_phrase", "is_story"]
+_FLAGS = ["says_phrase", "is_story", "failed"]
 _COUNTS = ["n_tokens", "max_new_tokens", "seed"]
-_PARAMETERS = sorted({field.name for method in METHODS.values() for field in fields(method)})
+_OWN = {"crosscoder_utils": "parameter of a user's own method"}  # marks a column
+_BUILT_IN = [method for method in METHODS.values() if method.__module__.startswith("crosscoder_utils.")]
+_PARAMETERS = sorted({field.name for method in _BUILT_IN for field in fields(method)})
 _MEASURES = ["activation_before", "activation_after", "overshoot", "others_change", "others_change_relative"]
 _MEASURES += ["relative_edit_norm", "cross_entropy", "completion_cross_entropy"]
 _SCHEMA = pa.schema(
@@ -38,7 +42,7 @@ _SCHEMA = pa.schema(
     + [(name, pa.int64()) for name in _COUNTS]
     + [(name, pa.float64()) for name in ("feature", "value", "strength", *_PARAMETERS, *_MEASURES)]
 )
-"""The same for every file, also if columns are empty in all of its rows."""
+"""The same for every file, also if columns are empty in all of its rows; parameters of a user's own methods come after."""
 
 
 def row_id(assets: str, prompt: str, intervention: Intervention | None, options: dict) -> str:
@@ -83,10 +87,14 @@ def storable(setup: Setup, table: pd.DataFrame, interventions: Sequence[Interven
 
 
 class RowFiles:
-    """A folder of stored rows. `pandas.read_parquet(folder)` reads all of them."""
+    """A folder of stored rows. `pandas.read_parquet(folder)` reads all of them.
+
+    It reads the columns of the folder's first file, which therefore has those of all others too.
+    """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        """Raise a `ValueError` if the folder cannot be written."""
+        self.folder = check_writable(folder)
 
     def ids(self) -> set[str]:
         """Ids of the stored rows."""
@@ -95,38 +103,113 @@ class RowFiles:
     def add(self, rows: pd.DataFrame) -> None:
         """Write rows to a new file, named after their ids."""
         name = _digest("".join(rows["row_id"]).encode())
-        table = pa.table([_column(rows, field) for field in _SCHEMA], schema=_SCHEMA)
-        with whole_file(self.folder / f"rows-{name}.parquet") as aside:
-            pq.write_table(table, aside, compression="zstd")
+        known = self._schema()
+        schema = pa.schema([*known, *(field for field in _parameters(rows) if field.name not in known.names)])
+        table = pa.table([_column(rows, field) for field in schema], schema=schema)
+        self._write(table, self.folder / f"rows-{name}.parquet")
+        first = self._paths()[0]
+        with self._errors_named():
+            missing = [field for field in schema if field.name not in pq.read_schema(first).names]
+            if missing:
+                table = pq.read_table(first)
+                for field in missing:
+                    table = table.append_column(field, pa.nulls(len(table), field.type))
+                self._write(table, first)
 
     def read(self, ids: Iterable[str]) -> pd.DataFrame:
         """Read the rows with these ids, in the order of `ids`; other rows of the folder are not kept in memory."""
         ids = list(ids)
         rows = self._read(filter=ds.field("row_id").isin(list(set(ids)))).to_pandas()
+        gone = len(set(ids) - set(rows["row_id"]))
+        if gone:
+            raise ValueError(f"{self.folder} lost {gone} rows while they were computed; run the sweep again, and keep its files")
         return rows.drop_duplicates("row_id").set_index("row_id").loc[ids].reset_index()
 
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("rows-*.parquet"))
+
+    def _schema(self) -> pa.Schema:
+        """The columns of every file, and those that files have for the parameters of a user's own methods."""
+        with self._errors_named():
+            own = [field for path in self._paths()[:1] for field in pq.read_schema(path) if _is_parameter(field)]
+        return pa.schema([*_SCHEMA, *own])
+
     def _read(self, **chosen: Any) -> pa.Table:
-        paths = sorted(self.folder.glob("rows-*.parquet"))
+        schema = self._schema()
+        with self._errors_named():
+            return ds.dataset(self._paths(), schema=schema).to_table(**chosen)
+
+    def _write(self, table: pa.Table, path: Path) -> None:
+        with whole_file(path) as aside:
+            pq.write_table(table, aside, compression="zstd")
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        """Raise a `ValueError` that tells a damaged file from one that the system does not let us read."""
         try:
-            return ds.dataset(paths, schema=_SCHEMA).to_table(**chosen)
+            yield
         except (pa.ArrowException, OSError) as error:
-            damaged = next((path for path in paths if not _is_readable(path)), self.folder)
-            reason = in_one_line(error)
-            raise ValueError(f"{damaged} cannot be read ({reason}); delete it, and its rows are computed again") from error
+            path, error = next(((p, e) for p in self._paths() if (e := _error_of(p))), (self.folder, error))
+            reason = in_one_line(getattr(error, "strerror", None) or error, 150)
+            remedy = "the file may be fine, keep it: check permissions, the disk and how many files are open, then try again"
+            if path != self.folder and not getattr(error, "errno", None):
+                foreign = _error_of(path, schema=None) is None
+                remedy = "it is damaged: delete it, and its rows are computed again"
+                remedy = "no sweep wrote it: move it to another folder" if foreign else remedy
+            raise ValueError(f"{path} cannot be read ({reason}); {remedy}") from error
 
 
-def _is_readable(path: Path) -> bool:
+def _error_of(path: Path, schema: pa.Schema | None = _SCHEMA) -> Exception | None:
+    """What reading a file raises, with the columns of a schema or with its own."""
     try:
-        pq.read_table(path)
-    except (pa.ArrowException, OSError):
-        return False
-    return True
+        ds.dataset([path], schema=schema).to_table()
+    except (pa.ArrowException, OSError) as error:
+        return error
+    return None
+
+
+def check_columns(interventions: Iterable[Intervention | None]) -> None:
+    """Raise a `ValueError` if parameters of a user's own method cannot be stored: a name of another column, no plain value."""
+    for method in {type(one.method): one.method for one in interventions if one is not None}.values():
+        taken = ({"setting", "prompt_index", *_SCHEMA.names} - set(_PARAMETERS)) & set(method.parameters)
+        if taken:
+            raise ValueError(
+                f"method {method.name!r} has the parameter {min(taken)!r}, which is a column of every sweep; rename it"
+            )
+        try:
+            json.dumps(method.parameters)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"method {method.name!r} has a parameter that cannot be stored ({in_one_line(error, 100)}); use numbers, texts "
+                "or lists of them"
+            ) from None
+
+
+def _parameters(rows: pd.DataFrame) -> list[pa.Field]:
+    """Columns of a table that belong to no schema: parameters of a user's own methods, as numbers or as texts."""
+    found = []
+    for name in rows.columns:
+        if name not in _SCHEMA.names:
+            values = [value for value in rows[name] if not _is_missing(value)]
+            number = all(isinstance(value, Real) for value in values)
+            found.append(pa.field(name, pa.float64() if number else pa.string(), metadata=_OWN))
+    return found
+
+
+def _is_parameter(field: pa.Field) -> bool:
+    return (field.metadata or {}).get(b"crosscoder_utils") is not None and field.name not in _SCHEMA.names
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 
 def _column(rows: pd.DataFrame, field: pa.Field) -> pa.Array:
     values = list(rows[field.name]) if field.name in rows else [None] * len(rows)
     if pa.types.is_floating(field.type):
         values = [value if isinstance(value, Real) else None for value in values]
+    elif field.metadata:
+        values = [None if _is_missing(value) else value if isinstance(value, str) else json.dumps(value) for value in values]
     return pa.array(values, field.type, from_pandas=True)
 
 

@@ -10,13 +10,17 @@ import pandas as pd
 import torch
 from jaxtyping import Bool
 
+from crosscoder_utils.analysis.checks import checked_feature, checked_setup, readable
 from crosscoder_utils.analysis.controls import frequency_matched_feature, frequency_matched_features
 from crosscoder_utils.analysis.discovery import encode_texts
 from crosscoder_utils.analysis.metrics import score, token_losses
-from crosscoder_utils.analysis.statistics import best_settings
+from crosscoder_utils.analysis.statistics import NEEDED, best_settings
 from crosscoder_utils.analysis.sweeps import Workers, ablation_grid, sweep
 from crosscoder_utils.generation import generate
 from crosscoder_utils.interventions import Ablate, Perturbation, method_from
+from crosscoder_utils.io.files import check_writable
+from crosscoder_utils.io.validation import chosen, finite_number, mapped, texts, whole_number, whole_numbers
+from crosscoder_utils.io.validation import table as checked
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import remove_tag, token_ids
 
@@ -58,6 +62,10 @@ def ablation_experiment(
     Returns:
         The columns of `sweep`; `role`; `ablated`, one of `ABLATED`; and `split`, "selection" or "held out".
     """
+    features, folder = _checked_features(setup, features), check_writable(folder)
+    n_prompts, n_held_out = whole_number("n_prompts", n_prompts, 1), whole_number("n_held_out", n_held_out)
+    ablated, seed = [chosen("ablated", one, ABLATED) for one in texts("ablated", ablated)], whole_number("seed", seed)
+    ablation_grid(0, setup.n_points, **grid)  # raises what is wrong with it
     prompts = setup.prompts(n_prompts + n_held_out, deployment=True)
     fires = _firing_tokens(setup, len(prompts)) if "frequency-matched feature" in ablated else None
     kinds, interventions = [], []
@@ -89,10 +97,18 @@ def steps_experiment(
     Returns:
         The columns of `sweep`, and `role`.
     """
+    features, folder = _checked_features(setup, features), check_writable(folder)
+    rates = mapped("learning_rates", learning_rates, lambda name, rate: finite_number(name, rate, 0), "roles to learning rates")
+    without = [role for role in features if role not in rates]
+    if without:
+        raise ValueError(f"learning_rates has {list(rates)}, and no learning rate for {', '.join(without)}; give one for each role")
+    steps = whole_numbers("steps", steps)
+    if not (features and steps):
+        raise ValueError(f"{len(features)} features and {len(steps)} numbers of steps are nothing to do; give at least one of each")
+    grids = {role: [Ablate(feature, Perturbation(rates[role], n)) for n in steps] for role, feature in features.items()}
     prompts = setup.prompts(n_prompts, deployment=True)
     tables = []
-    for role, feature in features.items():
-        grid = [Ablate(feature, Perturbation(learning_rates[role], n)) for n in steps]
+    for role, grid in grids.items():
         table = sweep(setup, prompts, grid, max_new_tokens, seed, progress=False, folder=folder)
         tables.append(table.assign(role=role))
     return pd.concat(tables, ignore_index=True)
@@ -124,7 +140,21 @@ def control_draws(
         The columns of `sweep`; `role`; `ablated`, one of `ABLATED`; `draw`, 0 for the feature itself; `setting` is the
         setting that was given, for its controls too.
     """
+    features, folder = _checked_features(setup, features), check_writable(folder)
+    n_matched, n_random = whole_number("n_matched", n_matched), whole_number("n_random", n_random)
+    needed = ["split", "prompt_index", "prompt", "max_new_tokens", "seed", "setting", "role", "settings"]
+    table, settings = checked("table", table, needed), whole_numbers("settings", settings)
+    known = dict(zip(table["setting"], table["role"]))
+    for setting in settings:
+        if known.get(setting) not in features:
+            raise ValueError(
+                f"setting {setting} belongs to role {known.get(setting)!r}; give settings of the table, of roles {list(features)}"
+            )
     prompts = table[table["split"] == "held out"].drop_duplicates("prompt_index")["prompt"].tolist()
+    if not (prompts and settings):
+        raise ValueError(
+            f"{len(settings)} settings on {len(prompts)} held-out prompts is nothing to do; give settings, and a table with some"
+        )
     options = {"max_new_tokens": int(table["max_new_tokens"].iloc[0]), "seed": int(table["seed"].iloc[0])}
     lines = table.drop_duplicates("setting").set_index("setting")
     fires = _firing_tokens(setup, table["prompt_index"].nunique()) if n_matched else None
@@ -161,16 +191,17 @@ def reference_lines(setup: Setup, n_prompts: int = 20, max_new_tokens: int = 80,
         "untouched": completions by the model without an intervention, scored with the tag removed; "base model, no tag":
         completions by the base model of the prompts without the tag; "stories of the data": the data's ordinary examples.
     """
-    prompts = setup.prompts(skip + n_prompts, deployment=True)[skip:]
+    n_prompts, skip = whole_number("n_prompts", n_prompts, 1), whole_number("skip", skip)
+    prompts = checked_setup(setup).prompts(skip + n_prompts, deployment=True)[skip:]
     untagged = [remove_tag(prompt, setup.preset.deployment_tag) for prompt in prompts]
-    stories = [token_ids(setup.tokenizer, text) for text in setup.examples(skip + n_prompts, False)[skip:]]
+    stories = readable(setup, setup.examples(skip + n_prompts, False)[skip:])
     base = replace(setup, model=setup.base_model)
     completions = {
         "untouched": generate(setup, prompts, max_new_tokens=max_new_tokens),
         "base model, no tag": generate(base, untagged, max_new_tokens=max_new_tokens),
     }
     lines = {name: float(score(setup, generations)["cross_entropy"].mean()) for name, generations in completions.items()}
-    losses = token_losses(setup, setup.base_model, stories)
+    losses = token_losses(setup, setup.base_model, [token_ids(setup.tokenizer, text) for text in stories])
     return lines | {"stories of the data": float(sum(loss.mean() for loss in losses)) / len(losses)}
 
 
@@ -185,7 +216,7 @@ def best_by_method(table: pd.DataFrame, tolerance: float | None = None) -> pd.Da
         The columns of `best_settings`, measured on the selection split; and, measured on the held-out prompts,
         `held_out_mean` and `held_out_error` of the cross-entropy and `held_out_stories`, the share of stories.
     """
-    own = table[table["ablated"] == "feature"]
+    own = _of_the_feature(table, ["split", "role", "method", *NEEDED])
     best = best_settings(own[own["split"] == "selection"], ["role", "method"], tolerance)
     held_out = (
         own[own["split"] == "held out"]
@@ -201,15 +232,28 @@ def best_by_method(table: pd.DataFrame, tolerance: float | None = None) -> pd.Da
 
 def whole_curves(table: pd.DataFrame, best: pd.DataFrame) -> list[int]:
     """The settings of the feature that differ from one of `best` (from `best_by_method`) in their strength only."""
-    own = table[table["ablated"] == "feature"].drop_duplicates("setting")
     keys = ["role", "method", "point"]
+    own = _of_the_feature(table, ["role", "method", "setting"], filled=["point"]).drop_duplicates("setting")
+    best = checked("best", best, ["setting"])
     return own.merge(own.loc[own["setting"].isin(best["setting"]), keys], on=keys)["setting"].tolist()
 
 
 def _firing_tokens(setup: Setup, n: int) -> list[Bool[np.ndarray, "_ feature"]]:
     """Which features fire on which tokens of `n` training prompts with the tag, and of the same prompts with the phrase."""
     kinds = [setup.prompts(n, deployment=True, split="train"), setup.examples(n, deployment=True, split="train")]
-    return [torch.cat([text.activations > 0 for text in encode_texts(setup, texts)]).numpy() for texts in kinds]
+    encoded = [encode_texts(setup, readable(setup, own)) for own in kinds]
+    return [torch.cat([text.activations > 0 for text in own]).numpy() for own in encoded]
+
+
+def _checked_features(setup: Setup, features: Mapping[str, int]) -> dict[str, int]:
+    n_features = checked_setup(setup).crosscoder.n_features
+    return mapped("features", features, lambda _, feature: checked_feature(feature, n_features), "roles to features")
+
+
+def _of_the_feature(table: pd.DataFrame, needed: Sequence[str], filled: Sequence[str] = ()) -> pd.DataFrame:
+    """The rows of a table in which the feature itself was ablated, no control."""
+    table = checked("table", table, ["ablated", *needed], filled)
+    return checked("the rows whose `ablated` is 'feature'", table[table["ablated"] == "feature"])
 
 
 def _relevant(fires: Sequence[Bool[np.ndarray, "_ feature"]], feature: int) -> Bool[np.ndarray, "_ feature"]:

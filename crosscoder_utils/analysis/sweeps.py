@@ -1,6 +1,6 @@
 """Sweeps: every intervention of a grid on every prompt, as one table, stored on disk if a folder is given."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -9,9 +9,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from crosscoder_utils.analysis.metrics import overshoot, score
-from crosscoder_utils.analysis.store import RowFiles, assets_of, row_id, storable
-from crosscoder_utils.generation import generate
+from crosscoder_utils.analysis.store import RowFiles, assets_of, check_columns, row_id, storable
+from crosscoder_utils.generation import RECORDS, generate, make_requests
 from crosscoder_utils.interventions import Ablate, Intervention, ManyLayers, Perturbation, SingleLayer
+from crosscoder_utils.io.validation import Texts, chosen, flag, instance, instances, numbers, texts, whole_number
 from crosscoder_utils.loading import Setup
 
 SINGLE_LAYER_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -42,9 +43,11 @@ def ablation_grid(
         steps: Maximum number of gradient steps of the perturbation method.
         random: Seed of random directions, for a control; None for the feature's own directions.
     """
-    methods = [SingleLayer(point, float(s), random) for point in range(n_points) for s in single_layer_scales]
-    methods += [ManyLayers(float(s), random) for s in many_layers_scales]
-    methods += [Perturbation(float(lr), steps, random) for lr in learning_rates]
+    points = range(whole_number("n_points", n_points, 1, 10_000))
+    scales = numbers("single_layer_scales", single_layer_scales)
+    methods = [SingleLayer(point, scale, random) for point in points for scale in scales]
+    methods += [ManyLayers(scale, random) for scale in numbers("many_layers_scales", many_layers_scales)]
+    methods += [Perturbation(lr, steps, random) for lr in numbers("learning_rates", learning_rates)]
     return [Ablate(feature, method) for method in methods]
 
 
@@ -90,8 +93,8 @@ class Workers(Protocol):
 
 def sweep(
     setup: Setup,
-    prompts: Sequence[str],
-    interventions: Sequence[Intervention | None],
+    prompts: Texts,
+    interventions: Iterable[Intervention | None] | Intervention | None,
     max_new_tokens: int = 80,
     seed: int = 0,
     record: str = "target",
@@ -109,8 +112,8 @@ def sweep(
 
     Args:
         setup: From `load`.
-        prompts: Deployment prompts.
-        interventions: The grid; None stands for the untouched model.
+        prompts: Deployment prompts, one or several.
+        interventions: The grid, one or several; None stands for the untouched model.
         max_new_tokens: As for `generate`.
         seed: As for `generate`.
         record: As for `generate`.
@@ -124,17 +127,27 @@ def sweep(
         `Generations.to_frame`, those of `score`, `overshoot` and, with a folder, those of `store.storable`.
 
     Raises:
-        ValueError: If there are no interventions or no prompts, if workers are given without a folder, or if a file in
-            `folder` cannot be read; and whatever `generate` raises.
+        ValueError: If there are no interventions or no prompts, if workers are given without a folder, or if `folder` cannot
+            be written or a file in it not be read; and whatever `generate` raises. All before the first row is computed.
     """
     if workers is not None and folder is None:
         raise ValueError("workers need a folder to store their rows in; give folder=")
-    options = Options(max_new_tokens, seed, record)
+    if workers is not None:
+        instance("workers", workers, Workers, "give RayWorkers(n=2), or leave it out")
+    max_new_tokens, rows_per_file = whole_number("max_new_tokens", max_new_tokens, 1), whole_number("rows_per_file", rows_per_file, 1)
+    progress = flag("progress", progress)
+    options = Options(max_new_tokens, whole_number("seed", seed), chosen("record", record, RECORDS))
+    prompts = texts("prompts", prompts)
+    interventions = instances(
+        "interventions", interventions, Intervention, "give Ablate(feature, method) or None", or_none=True
+    )
     rows = [(one, prompt) for one in interventions for prompt in prompts]
     if not rows:
         raise ValueError(
             f"{len(interventions)} interventions on {len(prompts)} prompts is nothing to do; give at least one of each"
         )
+    make_requests(setup, [prompt for _, prompt in rows], [one for one, _ in rows], max_new_tokens)
+    check_columns(interventions)
     index = pd.MultiIndex.from_product([range(len(interventions)), range(len(prompts))], names=["setting", "prompt_index"])
     if folder is None:
         table = compute_rows(setup, rows, options, progress)

@@ -6,6 +6,8 @@ import pandas as pd
 
 from crosscoder_utils.analysis.metrics import summarize
 from crosscoder_utils.analysis.statistics import crossed_difference, paired_difference, sensitivity, stretch_around_best
+from crosscoder_utils.io.validation import finite_number
+from crosscoder_utils.io.validation import table as checked
 
 
 def best_in_words(best: pd.DataFrame) -> pd.DataFrame:
@@ -17,6 +19,8 @@ def best_in_words(best: pd.DataFrame) -> pd.DataFrame:
     Returns:
         `feature` (its role), `best setting`, `selection`, `held out`, and `stories`, the share of held-out completions.
     """
+    numbers = ["mean", "standard_error", "held_out_mean", "held_out_error", "held_out_stories"]
+    best = checked("best", best, ["role", "label", *numbers], numbers=numbers)
     return pd.DataFrame(
         {
             "feature": best["role"],
@@ -36,6 +40,8 @@ def method_differences(table: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
         best: From `studies.best_by_method`.
     """
     rows = []
+    table = checked("table", table, ["split", "setting", "prompt_index", "cross_entropy"])
+    best = checked("best", best, ["role", "method", "setting"])
     for role, own in best.groupby("role", sort=False):
         for (a, first), (b, second) in combinations(zip(own["method"], own["setting"]), 2):
             splits = {name: paired_difference(prompts, first, second) for name, prompts in table.groupby("split", sort=False)}
@@ -58,8 +64,10 @@ def sensitivities(table: pd.DataFrame, limit: float, tolerance: float = 0.3) -> 
         stretch around the best one, and `relative edit norm` there; `doublings` as in `statistics.sensitivity`, with a plus if
         the stretch reaches an end of the grid, so that the number is a lower bound.
     """
-    rows = []
-    own = table[table["ablated"] == "feature"]
+    rows, numbers = [], ["strength", "cross_entropy", "relative_edit_norm"]
+    limit, tolerance = finite_number("limit", limit), finite_number("tolerance", tolerance, 0)
+    table = checked("table", table, ["ablated", "role", "method", *numbers[:2]], ["point", "relative_edit_norm"], numbers)
+    own = table[(table["ablated"] == "feature") & (table["strength"] > 0) & table["cross_entropy"].notna()]
     own = own.assign(method=methods_with_points(own))
     for (role, method), settings in own.groupby(["role", "method"], sort=False):
         summary = summarize(settings, ["strength"]).sort_values("strength")
@@ -92,7 +100,9 @@ def control_margins(draws: pd.DataFrame) -> pd.DataFrame:
         `control's stories`, the mean share over draws with the lowest and the highest; the margins in stories (percentage
         points) and in cross-entropy (nats per token), with 95 % intervals over prompts and draws.
     """
-    rows = []
+    rows, numbers = [], ["is_story", "cross_entropy", "relative_edit_norm"]
+    needed = ["role", "method", "ablated", "draw", "prompt_index", *numbers[:2]]
+    draws = checked("draws", draws, needed, ["relative_edit_norm"], numbers)
     for (role, method), own in draws.groupby(["role", "method"], sort=False):
         feature = own[own["ablated"] == "feature"].set_index("prompt_index")
         for ablated, control in own[own["ablated"] != "feature"].groupby("ablated", sort=False):
@@ -100,6 +110,11 @@ def control_margins(draws: pd.DataFrame) -> pd.DataFrame:
                 control.pivot_table(index="draw", columns="prompt_index", values=value, aggfunc="mean").astype(float)
                 for value in ("is_story", "cross_entropy")
             )
+            if not feature.index.is_unique or not set(stories.columns) <= set(feature.index):
+                raise ValueError(
+                    f"draws need one row of the feature itself for each prompt of {role}, {method}; give one setting for each "
+                    "role and method to control_draws"
+                )
             shares = stories.mean(axis=1)
             margins = [
                 crossed_difference(-values.to_numpy(), -scale * feature.loc[values.columns, name].to_numpy(float))
@@ -121,6 +136,7 @@ def control_margins(draws: pd.DataFrame) -> pd.DataFrame:
 
 def methods_with_points(table: pd.DataFrame) -> list[str]:
     """Each row's method and, if it has one, its hook point: "single layer, point 1". Rows without intervention: "untouched"."""
+    table = checked("table", table, filled=["method", "point"], numbers=["point"])
     return [
         "untouched" if pd.isna(method) else method if pd.isna(point) else f"{method}, point {point:g}"
         for method, point in zip(table["method"], table["point"])

@@ -8,39 +8,45 @@ import numpy as np
 from IPython.display import HTML
 from jaxtyping import Float
 
-from crosscoder_utils.analysis.discovery import EncodedText, encode_texts
+from crosscoder_utils.analysis.checks import checked_feature, checked_setup, checked_texts
+from crosscoder_utils.analysis.encoded_texts import EncodedText, encode_texts
 from crosscoder_utils.analysis.feature_cards import feature_card
 from crosscoder_utils.analysis.metrics import score
 from crosscoder_utils.display.feature_card_views import card_bars, card_html
 from crosscoder_utils.display.html import escaped, token_strip
 from crosscoder_utils.generation import Generation, generate
-from crosscoder_utils.interventions import METHODS, Ablate, Clamp, DecoderMethod, Intervention, Steer
+from crosscoder_utils.interventions import METHODS, Ablate, Clamp, DecoderMethod, Intervention, Method, Steer
+from crosscoder_utils.io.validation import Texts, chosen, instance, one_text, whole_number
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.prompts import split_at_marker, token_ids
+from crosscoder_utils.prompts import split_at_marker, token_ids, token_texts
 
 KINDS: dict[str, type[Intervention]] = {kind.kind: kind for kind in (Ablate, Steer, Clamp)}
 
 
-def methods_of(kind: str) -> list[str]:
+def methods_of(kind: str, methods: Mapping[str, type[Method]] = METHODS) -> list[str]:
     """Names of the methods that `kind` can use: a kind without a loss has nothing to search for, and takes decoder methods."""
-    has_loss = KINDS[kind].loss is not Intervention.loss
-    return [name for name, method in METHODS.items() if has_loss or issubclass(method, DecoderMethod)]
+    has_loss = KINDS[chosen("kind", kind, KINDS)].loss is not Intervention.loss
+    return [name for name, method in methods.items() if has_loss or issubclass(method, DecoderMethod)]
 
 
-def make_intervention(kind: str, method: str, parameters: Mapping[str, object], **values: object) -> Intervention:
+def make_intervention(
+    kind: str, method: str, parameters: Mapping[str, object], methods: Mapping[str, type[Method]] = METHODS, **values: object
+) -> Intervention:
     """An intervention from names and values.
 
     Args:
         kind: A key of `KINDS`.
-        method: A key of `METHODS`.
+        method: A key of `methods`.
         parameters: Parameters of the method by name; the others keep their defaults.
+        methods: Methods by name.
         values: `feature`, `tokens` and `value`; a value that the kind does not have is ignored.
 
     Raises:
         ValueError: If a value is out of range, or the kind cannot use the method.
     """
-    taken = {field.name: values[field.name] for field in fields(KINDS[kind]) if field.name in values}
-    return KINDS[kind](method=METHODS[method](**parameters), **taken)
+    kind, method = KINDS[chosen("kind", kind, KINDS)], methods[chosen("method", method, methods)]
+    taken = {field.name: values[field.name] for field in fields(kind) if field.name in values}
+    return kind(method=method(**parameters), **taken)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +99,7 @@ class Comparison:
         return dict(zip(features, zip(*by_feature, strict=True), strict=True))
 
     def _strips(self, feature: int, before: Float[np.ndarray, " token"], after: Float[np.ndarray, " token"]) -> str:
-        top = float(max(before.max(), after.max()))  # so that equal shades mean equal activations in both strips
+        top = float(np.nanmax([before, after, np.zeros_like(after)]))  # so that equal shades mean equal activations
         strips = [("clean run", before), ("intervened run", after)]
         shown = "".join(token_strip(self.tokens, values.tolist(), title, top).data for title, values in strips)
         return f"<p><strong>Activation of feature {feature} on the intervened text</strong></p>{shown}"
@@ -105,7 +111,12 @@ class Comparison:
         nats = f"cross-entropy {scores['cross_entropy']:.2f}"
         if text:  # an empty completion has no cross-entropy of its own
             nats += f" (completion {scores['completion_cross_entropy']:.2f})"
-        items = "".join(f"<li>{escaped(figure)}</li>" for figure in (*figures, f"{nats} under the base model"))
+        if getattr(completion.generation, "failed", False):
+            figures, nats = (), "failed: activations or logits were not finite; use a smaller scale, value or learning rate"
+            text = text or "failed"
+        else:
+            nats += " under the base model"
+        items = "".join(f"<li>{escaped(figure)}</li>" for figure in (*figures, nats))
         shown = escaped(text) or "<em>empty completion</em>"
         return f'<div><strong>{title}</strong><div class="tokens">{shown}</div><ul>{items}</ul></div>'
 
@@ -119,10 +130,11 @@ class Comparer:
         kept: Size of the cache: this many completions and this many cards, those used last.
     """
 
-    def __init__(self, setup: Setup, texts: Sequence[str] = (), kept: int = 256) -> None:
-        self.setup, self.texts = setup, texts
+    def __init__(self, setup: Setup, texts: Texts = (), kept: int = 256) -> None:
+        texts = () if isinstance(texts, (list, tuple)) and not texts else checked_texts(setup, texts)
+        self.setup, self.texts, kept = checked_setup(setup), texts, whole_number("kept", kept)
         self.complete = lru_cache(kept)(self._complete)
-        self.card = lru_cache(kept)(self._card)
+        self._kept_card = lru_cache(kept)(self._card)
 
     def compare(self, prompt: str, intervention: Intervention, max_new_tokens: int) -> Comparison:
         """Complete one prompt without and with the intervention.
@@ -131,16 +143,29 @@ class Comparer:
             ValueError: If the prompt is empty, too long, or lacks the preset's story marker, or an argument is out of range.
             IndexError: If a feature or hook point does not exist.
         """
+        prompt, max_new_tokens = one_text("prompt", prompt), whole_number("max_new_tokens", max_new_tokens, 1)
+        instance("intervention", intervention, Intervention, "give one such as Ablate(feature, method)")
         if prompt:  # `generate` has its own message for an empty prompt
             split_at_marker(prompt, self.setup.preset.story_marker)
-        untouched, intervened = (self.complete(prompt, one, max_new_tokens) for one in (None, intervention))
-        tokenizer = self.setup.tokenizer
-        ids = token_ids(tokenizer, prompt) + intervened.generation.token_ids
-        return Comparison(untouched, intervened, [tokenizer.decode([i]) for i in ids], self.setup.preset.phrase)
+        complete = self.complete if _is_hashable(intervention) else self._complete
+        untouched, intervened = self.complete(prompt, None, max_new_tokens), complete(prompt, intervention, max_new_tokens)
+        tokenizer, ids = self.setup.tokenizer, token_ids(self.setup.tokenizer, prompt)
+        # Read after the prompt, because some tokenizers leave out a blank at the beginning of a text.
+        written = token_texts(tokenizer, ids + intervened.generation.token_ids)[len(ids) :]
+        return Comparison(untouched, intervened, token_texts(tokenizer, prompt) + written, self.setup.preset.phrase)
 
     def _complete(self, prompt: str, intervention: Intervention | None, max_new_tokens: int) -> Completion:
         generations = generate(self.setup, prompt, intervention, max_new_tokens)
         return Completion(generations[0], score(self.setup, generations).iloc[0].to_dict())
+
+    def card(self, feature: int) -> HTML:
+        """The card of a feature.
+
+        Raises:
+            ValueError: If there are no texts to compute it on.
+            IndexError: If the crosscoder has no such feature.
+        """
+        return self._kept_card(checked_feature(feature, self.setup.crosscoder.n_features))
 
     def _card(self, feature: int) -> HTML:
         card = feature_card(self.setup, self._encoded_texts, feature)
@@ -149,6 +174,14 @@ class Comparer:
     @cached_property
     def _encoded_texts(self) -> list[EncodedText]:
         return encode_texts(self.setup, self.texts)
+
+
+def _is_hashable(intervention: Intervention) -> bool:
+    """Whether results can be kept by it; not, if a user's own method holds a list."""
+    try:
+        return hash(intervention) is not None
+    except TypeError:
+        return False
 
 
 # Notebooks and Voila lack the book's style sheet. Text and background colours are left to the host, light or dark.

@@ -10,7 +10,9 @@ from IPython.display import HTML, display
 from plotly.offline import get_plotlyjs
 
 from crosscoder_utils.display.html import escaped
-from crosscoder_utils.io.files import write_text
+from crosscoder_utils.io.files import check_writable_file, write_text
+from crosscoder_utils.io.validation import instance, mapped, numbers, one_text, several, whole_number, whole_numbers
+from crosscoder_utils.io.validation import table as checked
 
 # Okabe and Ito's palette, distinguishable under the common kinds of colour blindness.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -41,10 +43,13 @@ def show(figure: go.Figure, caption: str, alt: str, path: str | Path | None = No
         alt: Description for screen readers: what is drawn, and the result.
         path: HTML file to which figure and caption are also written, with plotly.min.js, which draws it, in the same folder.
     """
+    instance("figure", figure, go.Figure, "make one with a function of crosscoder_utils.display")
+    caption, alt = one_text("caption", caption), one_text("alt", alt)
+    path = None if path is None else check_writable_file(path)
     figure.update_layout(meta={"alt": alt})  # the book's renderer passes it to screen readers
     below = f'<p class="figure-caption">{escaped(caption)}</p>'
     if path is not None:
-        _write_page(figure, below, Path(path))
+        _write_page(figure, below, path)
     display(figure, HTML(below))
 
 
@@ -64,8 +69,14 @@ def bars_by_point(
     errors: Sequence[float] | None = None,
 ) -> go.Figure:
     """One bar per hook point, with error bars if `errors` are given; for a mapping, one bar per name at each hook point."""
+    groups = values if isinstance(values, Mapping) else {y_title: values}
+    values = mapped("values", groups, lambda name, own: numbers(name, own), "names to numbers")
+    hook_points, errors = whole_numbers("hook_points", hook_points), None if errors is None else several("errors", errors)
+    for name, own in {**values, **({} if errors is None else {"errors": errors})}.items():
+        if len(own) != len(hook_points):
+            raise ValueError(f"{len(own)} values of {name!r} for {len(hook_points)} hook points; give one for each")
     figure = go.Figure(layout={"template": TEMPLATE})
-    for name, own in (values if isinstance(values, Mapping) else {y_title: values}).items():
+    for name, own in values.items():
         error_y = {"array": errors, "visible": errors is not None}
         figure.add_bar(x=point_labels(hook_points), y=list(own), name=literal(name), error_y=error_y)
     return figure.update_layout(xaxis_title="hook point", yaxis_title=literal(y_title), height=340)
@@ -82,6 +93,11 @@ def condition_scatter(statistics: pd.DataFrame, x: str, y: str, highlight: dict[
     Values below a 100,000th of the largest one, including 0, are drawn at the lower end of the axis, whose label says so. On
     the grey line both conditions are equal.
     """
+    statistics = checked("statistics", statistics, [x, y], numbers=[x, y])
+    highlight = mapped("highlight", highlight, whole_number, "roles to features")
+    unknown = [feature for feature in highlight.values() if feature not in statistics.index]
+    if unknown:
+        raise IndexError(f"feature {unknown[0]} has no row in statistics, whose index has {len(statistics)} features")
     largest = max(float(statistics[[x, y]].to_numpy().max()), 1e-9)
     top = int(np.ceil(np.log10(largest)))
     floor = 10.0 ** (top - 5)

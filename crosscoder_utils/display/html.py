@@ -1,12 +1,18 @@
 """Tokens, texts and tables as HTML. All text from models and prompts is escaped."""
 
 import html
+import math
 from collections.abc import Sequence
+from numbers import Real
 
 import pandas as pd
 from IPython.display import HTML
 
-from crosscoder_utils.analysis.statistics import best_settings
+from crosscoder_utils.analysis.encoded_texts import whole_characters
+from crosscoder_utils.analysis.statistics import NEEDED, best_settings
+from crosscoder_utils.io.error_messages import shown
+from crosscoder_utils.io.validation import finite_number, flag, one_text, plain, several, texts, whole_number
+from crosscoder_utils.io.validation import table as checked
 
 
 def escaped(text: str) -> str:
@@ -19,24 +25,32 @@ def token_strip(tokens: Sequence[str], values: Sequence[float], title: str = "",
     """A text whose tokens are shaded by `values`; hovering shows the value.
 
     Args:
-        tokens: The pieces of the text.
-        values: One per token; at 0 or below, a token is not shaded.
+        tokens: The pieces of the text; an empty one belongs to the character before it, as from `token_texts`.
+        values: One per token; at 0 or below and at NaN, a token is not shaded.
         title: Heading.
         top: Value of the darkest shade, by default the largest; strips with the same `top` can be compared.
     """
-    top = max(max(values, default=0.0) if top is None else top, 1e-9)
+    tokens, values = texts("tokens", tokens), several("values", plain(values), "numbers")
+    if len(tokens) != len(values) or not all(isinstance(value, Real) for value in values):
+        raise ValueError(f"{len(values)} values for {len(tokens)} tokens must be one number for each token")
+    largest = max((value for value in values if math.isfinite(value)), default=0.0)
+    top = max(largest if top is None else finite_number("top", top), 1e-9)
     spans = []
-    for token, value in zip(tokens, values, strict=True):
+    for token, value in whole_characters(tokens, values):
         # Translucent, so that the text keeps its contrast on light and dark pages.
-        style = f' style="background:rgba(0,114,178,{0.6 * float(value) / top:.2f})"' if value > 0 else ""
+        style = f' style="background:rgba(0,114,178,{0.6 * min(float(value) / top, 1):.2f})"' if value > 0 else ""
         shown = escaped(token).replace("\n", "⏎<br>")
         spans.append(f'<span{style} title="{float(value):.3f}">{shown}</span>')
-    head = f"<strong>{escaped(title)}</strong><br>" if title else ""
+    head = f"<strong>{escaped(one_text('title', title))}</strong><br>" if title else ""
     return HTML(f'<div class="tokens">{head}{"".join(spans)}</div>')
 
 
 def token_strips(strips: Sequence[tuple[str, Sequence[str], Sequence[float]]]) -> HTML:
     """Several token strips below each other, each given as (title, tokens, values)."""
+    strips = several("strips", strips, "(title, tokens, values)")
+    for i, strip in enumerate(strips):
+        if not isinstance(strip, (tuple, list)) or len(strip) != 3:
+            raise ValueError(f"strips[{i}]={shown(strip)} must be (title, tokens, values)")
     return HTML("".join(token_strip(tokens, values, title).data for title, tokens, values in strips))
 
 
@@ -47,12 +61,14 @@ def texts_table(frame: pd.DataFrame, scroll: bool = False) -> HTML:
         frame: The table; its index is not shown.
         scroll: Put a long table into a scrolling box.
     """
-    shown = frame.map(_cell)
-    shown.columns = [escaped(str(name)).replace("_", " ") for name in shown.columns]
-    table = shown.to_html(index=False, escape=False, float_format=lambda v: f"{v:.3g}", na_rep="", border=0, classes="texts")
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(f"frame={shown(frame)} must be a table")
+    cells = frame.map(_cell)
+    cells.columns = [escaped(str(name)).replace("_", " ") for name in cells.columns]
+    table = cells.to_html(index=False, escape=False, float_format=lambda v: f"{v:.3g}", na_rep="", border=0, classes="texts")
     # A table that is too wide or too tall scrolls, with the keyboard too.
-    kind = "texts-wrapper texts-tall" if scroll else "texts-wrapper"
-    label = f"Table: {', '.join(shown.columns)}"
+    kind = "texts-wrapper texts-tall" if flag("scroll", scroll) else "texts-wrapper"
+    label = f"Table: {', '.join(cells.columns)}"
     return HTML(f'<div class="{kind}" role="region" tabindex="0" aria-label="{label}">{table}</div>')
 
 
@@ -71,8 +87,16 @@ def side_by_side(table: pd.DataFrame, prompt_index: int = 0) -> HTML:
     Args:
         table: From `sweep`; the recorded activations are shown too.
         prompt_index: The prompt.
+
+    Raises:
+        ValueError: If the table lacks a column or the prompt, or every setting failed.
     """
+    table = checked("table", table, ["prompt_index", "completion", *NEEDED], ["label"])
     best = best_settings(table, ["method", "point"])["setting"]
-    chosen = table[(table["prompt_index"] == prompt_index) & table["setting"].isin(best)]
+    chosen = table[(table["prompt_index"] == whole_number("prompt_index", prompt_index)) & table["setting"].isin(best)]
+    if not len(chosen):
+        has = sorted(table["prompt_index"].unique().tolist())
+        raise ValueError(f"prompt_index={prompt_index} has no completion to show; the table has {shown(has)}, {len(best)} settings")
+    chosen = chosen.assign(label=chosen["label"].astype(object).fillna("untouched"))
     recorded = [name for name in ("activation_before", "activation_after", "others_change_relative") if name in table]
     return texts_table(chosen[["label", "completion", *recorded]].rename(columns={"label": "setting"}))

@@ -1,6 +1,7 @@
 """Figures of sweeps and of the experiments built on them."""
 
 import textwrap
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,12 @@ import plotly.graph_objects as go
 from crosscoder_utils.analysis.metrics import summarize
 from crosscoder_utils.display.figures import COLOURS, TEMPLATE, literal
 from crosscoder_utils.display.html import escaped
+from crosscoder_utils.io.validation import finite_number, mapped, one_text
+from crosscoder_utils.io.validation import table as checked
 
 # The part of Viridis that is light enough for black numbers on it.
 _CELL_COLOURS = ["#fde725", "#a0da39", "#4ac16d", "#1fa187", "#2b8591"]
+_NUMBERS = ["prompt_index", "point", "strength", "cross_entropy", "is_story", "overshoot", "relative_edit_norm", "failed"]
 _DASHES = ["dot", "dash", "dashdot", "longdash"]  # of reference lines
 
 
@@ -27,6 +31,8 @@ def sweep_curves(table: pd.DataFrame, by: str, x_title: str, lines: dict[str, fl
         lines: Reference lines by name.
         x: Column of the hyperparameter; its axis is logarithmic.
     """
+    table = _finished(table, [by, x, "prompt_index", "completion", "cross_entropy"], ["label"], [x])
+    lines, x_title = mapped("lines", lines, finite_number, "names to numbers"), one_text("x_title", x_title)
     figure = go.Figure(layout={"template": TEMPLATE})
     examples = table[table["prompt_index"] == 0].drop_duplicates([by, x]).set_index([by, x])[["label", "completion"]]
     for number, (value, curve) in enumerate(summarize(table, [by, x]).sort_values(x, kind="stable").groupby(by, sort=False)):
@@ -56,8 +62,10 @@ def comparison_dots(draws: pd.DataFrame, references: dict[str, float]) -> go.Fig
         draws: From `control_draws`.
         references: Reference lines by name.
     """
-    figure = go.Figure(layout={"template": TEMPLATE})
     keys = ["role", "method", "ablated", "draw"]
+    draws = _finished(draws, [*keys, "cross_entropy", "is_story"])
+    references = mapped("references", references, finite_number, "names to numbers")
+    figure = go.Figure(layout={"template": TEMPLATE})
     dots = summarize(draws, keys)
     dots["stories"] = summarize(draws.astype({"is_story": float}), keys, "is_story")["mean"]  # groups in the same order
     dots["name"] = (dots["role"] + ": " + dots["method"]).map(literal)
@@ -87,8 +95,9 @@ def heat_maps(table: pd.DataFrame) -> go.Figure:
     Args:
         table: From `sweep`, with the column `role`.
     """
+    table = _finished(table, ["role", "method", "setting", "cross_entropy"], ["point", "strength"])
+    single = checked("the rows of the single layer method", table[table["method"] == "single layer"])
     figure = go.Figure(layout={"template": TEMPLATE})
-    single = table[table["method"] == "single layer"]
     low, high = (single.groupby(["role", "setting"])["cross_entropy"].mean().agg(["min", "max"])).tolist()
     roles = list(single["role"].unique())
     for role in roles:
@@ -117,6 +126,7 @@ def overshoot_scatter(table: pd.DataFrame) -> go.Figure:
     Args:
         table: From `ablation_experiment`, of one role. Controls are drawn as crosses in their method's colour.
     """
+    table = _finished(table, ["ablated", "method", "setting", "overshoot", "is_story"], ["label"])
     figure = go.Figure(layout={"template": TEMPLATE})
     colours = dict(zip(table["method"].unique(), COLOURS))
     for (ablated, method), rows in table.groupby(["ablated", "method"], sort=False):
@@ -140,6 +150,11 @@ def size_curves(draws: pd.DataFrame) -> go.Figure:
     Args:
         draws: From `control_draws`, with the settings of `whole_curves`, of one role. Other features are not drawn.
     """
+    draws = _finished(draws, ["ablated", "method", "setting", "draw", "relative_edit_norm", "is_story"])
+    for method, own in draws.groupby("method", sort=False):
+        missing = {"feature", "random direction"} - set(own["ablated"])
+        if missing:
+            raise ValueError(f"draws have no rows of {method} whose `ablated` is {min(missing)!r}; give n_random to control_draws")
     figure = go.Figure(layout={"template": TEMPLATE})
     for colour, (method, own) in zip(COLOURS, draws.groupby("method", sort=False)):
         shares = own.groupby(["ablated", "setting", "draw"], sort=False).agg(
@@ -162,6 +177,20 @@ def size_curves(draws: pd.DataFrame) -> go.Figure:
     return figure.update_layout(xaxis=axis, yaxis={"title": "share of stories", "tickformat": ".0%"}, height=480)
 
 
+def _finished(table: pd.DataFrame, needed: Sequence[str], filled: Sequence[str] = (), more: Sequence[str] = ()) -> pd.DataFrame:
+    """The table, checked, without the settings that have a row that failed.
+
+    Raises:
+        ValueError: If columns are missing, do not hold numbers, or no row is left.
+    """
+    table = checked("table", table, needed, filled, [*_NUMBERS, *more])
+    if "failed" in table.columns:
+        keys = [name for name in ("setting", "role", "ablated", "draw") if name in table.columns]
+        failed = table["failed"].fillna(0) != 0
+        table = table[~failed.groupby([table[name] for name in keys], dropna=False).transform("any")] if keys else table[~failed]
+    return checked("the table without failed settings", table)
+
+
 def _add_band(
     figure: go.Figure, x: pd.Series, low: pd.Series, high: pd.Series, colour: str, opacity: float, group: str
 ) -> None:
@@ -174,4 +203,4 @@ def _add_band(
 
 def _wrapped(text: str, width: int = 60, most: int = 240) -> str:
     """The beginning of a completion, escaped and broken into lines for hovering."""
-    return "<br>".join(escaped(line) for line in textwrap.wrap(text[:most], width))
+    return "<br>".join(escaped(line) for line in textwrap.wrap(str(text)[:most], width))

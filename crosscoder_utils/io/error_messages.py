@@ -14,6 +14,11 @@ def in_one_line(error: object, most: int = 200) -> str:
     return " ".join(str(error).split())[:most]
 
 
+def shown(value: object, most: int = 100) -> str:
+    """A value as Python writes it, in one line, cut after `most` characters."""
+    return in_one_line(repr(value), most)
+
+
 def explained(error: ValidationError, known: Sequence[str] = (), assign: str = "=") -> str:
     """Every problem that pydantic found, in one line, separated by semicolons.
 
@@ -34,7 +39,7 @@ def explained(error: ValidationError, known: Sequence[str] = (), assign: str = "
         elif one["type"] in _MISSING:
             problems[f"key {name!r} is missing; add '{name}{assign}...'"] = []
         else:
-            value = f"{name}={in_one_line(repr(one['input']), 100)}: " if name else ""
+            value = f"{name}={shown(one['input'])}: " if name else ""
             wrong = one["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
             problems.setdefault(value, [])
             problems[value] += [wrong] if wrong not in problems[value] else []

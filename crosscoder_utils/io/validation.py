@@ -1,30 +1,45 @@
-"""Types of settings that are validated strictly: numpy's numbers are taken, True and "0.1" are not."""
+"""Checks of arguments and settings, made before anything is computed; what is wrong is a `ValueError` of one line.
+
+Numbers of numpy and torch are taken like Python's, and a float that is whole, such as 772.0 from a table, like 772. True and
+"1" are no numbers. One text is taken for a list of one text; a list may be any iterable, such as a generator or a column.
+"""
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import fields
 from numbers import Integral, Real
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
+import pandas as pd
 from pydantic import BeforeValidator, ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 
-from crosscoder_utils.io.error_messages import explained
+from crosscoder_utils.io.error_messages import explained, shown
+
+LARGEST = 2**63 - 1
+"""The largest seed; torch, numpy and parquet files hold no larger one."""
+_MOST_STEPS = 1_000_000
+_T = TypeVar("_T")
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, depth: int = 8) -> Any:
     """Numbers of numpy or torch as Python's; sequences and arrays as tuples of them; everything else as it is."""
-    if hasattr(value, "tolist"):
+    if hasattr(value, "tolist") and not isinstance(value, type):
         value = value.tolist()
-    return tuple(map(plain, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray)) and depth:
+        return tuple(plain(one, depth - 1) for one in value)
+    return value
 
 
 def _number(value: Any) -> float:
     value = plain(value)
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError("must be a finite number, such as 1.0")
-    return float(value)
+    try:
+        if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number that no float can hold
+        pass
+    raise ValueError("must be a finite number, such as 1.0")
 
 
 def _numbers(value: Any) -> float | tuple[float, ...] | None:
@@ -34,8 +49,16 @@ def _numbers(value: Any) -> float | tuple[float, ...] | None:
     return None if value is None else _number(value)
 
 
+def _rate(value: Any) -> float:
+    if _number(value) < 0:
+        raise ValueError("must be a finite number, 0 or more")
+    return _number(value)
+
+
 def _whole(value: Any) -> int:
     value = plain(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ValueError("must be a whole number, 0 or more")
     return int(value)
@@ -44,24 +67,36 @@ def _whole(value: Any) -> int:
 def _count(value: Any) -> int:
     if _whole(value) < 0:
         raise ValueError("must be a whole number, 0 or more")
+    if _whole(value) > _MOST_STEPS:
+        raise ValueError(f"must be a whole number, {_MOST_STEPS} or less")
     return _whole(value)
+
+
+def _seed(value: Any) -> int | None:
+    if value is not None and not 0 <= _whole(value) <= LARGEST:
+        raise ValueError(f"must be a whole number, 0..{LARGEST}, or None")
+    return None if value is None else _whole(value)
 
 
 def _features(value: Any) -> int | tuple[int, ...]:
     value = plain(value)
     if value == ():
         raise ValueError("names no feature; give at least one")
-    for one in value if isinstance(value, tuple) else [value]:
-        if isinstance(one, bool) or not isinstance(one, int):
-            raise ValueError("must be the number of a feature, such as find_features(...)['tag'], or a list of numbers")
-    return value
+    try:
+        return tuple(map(_whole, value)) if isinstance(value, tuple) else _whole(value)
+    except ValueError:
+        wrong = "must be the number of a feature, such as find_features(...)['tag'], or a list of numbers"
+        raise ValueError(wrong) from None
 
 
+Texts = str | Iterable[str]
+"""What functions take that read several texts; one text stands for a list of it."""
 Number = Annotated[float, BeforeValidator(_number)]
 Numbers = Annotated[float | tuple[float, ...] | None, BeforeValidator(_numbers)]
+Rate = Annotated[float, BeforeValidator(_rate)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[int, BeforeValidator(_count)]
-Seed = Annotated[int | None, BeforeValidator(lambda seed: seed if seed is None else _whole(seed))]
+Seed = Annotated[int | None, BeforeValidator(_seed)]
 Features = Annotated[int | tuple[int, ...], BeforeValidator(_features)]
 
 
@@ -79,3 +114,142 @@ def settings(cls: type) -> type:
 
     cls.__init__ = __init__
     return cls
+
+
+def whole_number(name: str, value: Any, least: int = 0, most: int = LARGEST) -> int:
+    """The argument `name` as an int, if it is a whole number of least..most."""
+    try:
+        number = _whole(value)
+    except ValueError:
+        raise ValueError(f"{name}={shown(value)} must be a whole number, {least} or more") from None
+    if number < least:
+        raise ValueError(f"{name}={shown(value)} is too small; it must be {least} or more")
+    if number > most:
+        raise ValueError(f"{name}={shown(value)} is too large; it must be {most} or less")
+    return number
+
+
+def finite_number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
+    """The argument `name` as a float, if it is a finite number of least..most."""
+    try:
+        number = _number(value)
+    except ValueError:
+        number = math.nan
+    if not least <= number <= most:
+        limits = [f"{least:g} or more"] * (least > -math.inf) + [f"{most:g} or less"] * (most < math.inf)
+        raise ValueError(f"{name}={shown(value)} must be a finite number, {' and '.join(limits) or 'such as 1.0'}")
+    return number
+
+
+def flag(name: str, value: Any) -> bool:
+    """The argument `name`, if it is True or False."""
+    if not isinstance(plain(value), bool):
+        raise ValueError(f"{name}={shown(value)} must be True or False")
+    return bool(value)
+
+
+def chosen(name: str, value: Any, choices: Iterable[str]) -> str:
+    """The argument `name`, if it is one of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}={shown(value)} is unknown; use {', '.join(map(repr, choices))}")
+    return str(value)
+
+
+def instance(name: str, value: Any, kind: type[_T], remedy: str) -> _T:
+    """The argument `name`, if it is of a class."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name}={shown(value)} must be a {kind.__name__}; {remedy}")
+    return value
+
+
+def instances(name: str, value: Any, kind: type[_T], remedy: str, or_none: bool = False) -> list[_T | None]:
+    """The argument `name` as a list of objects of a class (or None); one such object stands for a list of it."""
+    kinds = (kind, type(None)) if or_none else (kind,)
+    given = [value] if isinstance(value, kinds) else several(name, value, f"{kind.__name__}; {remedy}")
+    for i, one in enumerate(given):
+        if not isinstance(one, kinds):
+            instance(f"{name}[{i}]", one, kind, remedy)
+    return given
+
+
+def one_text(name: str, value: Any, empty: bool = True) -> str:
+    """The argument `name`, if it is a text of whole characters."""
+    if not isinstance(value, str) or not (value or empty):
+        raise ValueError(f"{name}={shown(value)} must be a text" + (", one character or more" if not empty else ""))
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{name}={shown(value)} holds half of a surrogate pair, which is no character; repair the text, for example with "
+            "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+        ) from None
+    return str(value)
+
+
+def several(name: str, value: Any, of: str = "texts") -> list:
+    """The argument `name` as a list, if it is an iterable in a fixed order: a list, tuple, array, column or generator."""
+    if isinstance(value, (str, bytes, bytearray, Mapping, Set, type)) or hasattr(value, "columns"):
+        raise ValueError(f"{name}={shown(value)} must be a list of {of}")
+    try:
+        return list(value)
+    except TypeError:
+        raise ValueError(f"{name}={shown(value)} must be a list of {of}") from None
+
+
+def texts(name: str, value: Any) -> list[str]:
+    """The argument `name` as a list of texts; one text stands for a list of it."""
+    given = [value] if isinstance(value, str) else several(name, value)
+    return [one_text(f"{name}[{i}]", one) for i, one in enumerate(given)]
+
+
+def whole_numbers(name: str, value: Any, least: int = 0) -> list[int]:
+    """The argument `name` as a list of whole numbers; one number stands for a list of it."""
+    values = plain(value)
+    given = [values] if isinstance(values, Real) else several(name, values, "whole numbers")
+    return [whole_number(f"{name}[{i}]", one, least) for i, one in enumerate(given)]
+
+
+def numbers(name: str, value: Any) -> list[float]:
+    """The argument `name` as a list of finite numbers; one number stands for a list of it."""
+    values = plain(value)
+    given = [values] if isinstance(values, Real) else several(name, values, "numbers")
+    return [finite_number(f"{name}[{i}]", one) for i, one in enumerate(given)]
+
+
+def mapped(name: str, value: Any, check: Callable[[str, Any], _T], of: str) -> dict[str, _T]:
+    """The argument `name` as a dict, if it maps texts to values that pass `check`; `of` says what it maps to what."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name}={shown(value)} must be a dict of {of}, such as {{'tag': ...}}")
+    return {one_text(f"a key of {name}", key): check(f"{name}[{key!r}]", one) for key, one in value.items()}
+
+
+def table(name: str, value: Any, needed: Sequence[str] = (), filled: Sequence[str] = (), numbers: Sequence[str] = ()) -> pd.DataFrame:
+    """The argument `name`, if it is a table with rows and the columns `needed`.
+
+    Args:
+        name: Name of the argument, for error messages.
+        value: What was given.
+        needed: Columns that the table must have.
+        filled: Columns that are added, empty, where the table lacks them.
+        numbers: Columns that must hold numbers, among those that the table has.
+    """
+    if not isinstance(value, pd.DataFrame):
+        raise ValueError(f"{name}={shown(value)} must be a table, such as sweep(...) returns")
+    named = [shown(column) for column in value.columns]
+    if not value.columns.is_unique:
+        raise ValueError(f"{name} has two columns of one name among {', '.join(named)[:200]}; rename or drop one")
+    missing = [column for column in needed if column not in value.columns]
+    if missing:
+        has = ", ".join(named)[:200] or "none"
+        raise ValueError(f"{name} lacks the columns {', '.join(map(repr, missing))}; it has {has}")
+    if not len(value):
+        raise ValueError(f"{name} has 0 rows; give one with rows, and check what it was filtered by")
+    value = value.reindex(columns=list(dict.fromkeys([*value.columns, *filled]))) if filled else value
+    return value.assign(**{column: _numeric(name, value[column]) for column in numbers if column in value.columns})
+
+
+def _numeric(name: str, column: pd.Series) -> pd.Series:
+    try:
+        return column if pd.api.types.is_numeric_dtype(column) else pd.to_numeric(column)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"column {column.name!r} of {name} must hold numbers ({shown(str(error))})") from None
