@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from os.path import commonprefix
 from typing import Literal
 
 import torch
@@ -16,6 +15,7 @@ from crosscoder_utils.io.error_messages import shown
 from crosscoder_utils.io.validation import one_text, whole_number
 
 _MOST_TOKENS = 2**31
+
 
 def token_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """Token ids of a text, without the special tokens that a tokenizer may add: the one way from text to ids."""
@@ -40,10 +40,10 @@ def token_texts(tokenizer: PreTrainedTokenizerFast, tokens: str | Sequence[int])
         for n in range(1, len(tokens) + 1):
             # While bytes of a character are missing, the decoded text differs from the whole in its last character.
             read = tokenizer.decode(tokens[:n])
-            known = len(commonprefix([read, whole]))
+            known = next((i for i, (a, b) in enumerate(zip(read, whole)) if a != b), min(len(read), len(whole)))
             ends.append(known + (known < len(read)))
-    ends = [0, *accumulate(ends, max)][:-1] + [len(whole)] if ends else [0]
-    return [whole[begin:end] for begin, end in pairwise(ends)]
+    ends = [*accumulate(ends[:-1], max), len(whole)] if ends else []
+    return [whole[begin:end] for begin, end in pairwise([0, *ends])]
 
 
 def add_tag(prompt: str, tag: str) -> str:

@@ -41,7 +41,7 @@ def frequency_matched_features(
     """
     fires = np.asarray(fires)
     if fires.ndim != 2 or not fires.size or fires.dtype != bool:
-        raise ValueError(f"fires has shape {fires.shape} and type {fires.dtype}; give a table [token, feature] of True and False")
+        raise ValueError(f"fires has shape {fires.shape} and type {fires.dtype}; give [token, feature] of True and False")
     feature, exclude = checked_feature(feature, fires.shape[1]), whole_numbers("exclude", exclude)
     counts, own = fires.sum(0), fires[:, feature]
     both = fires[own].sum(0)

@@ -213,7 +213,8 @@ def find_features(
     Args:
         setup: From `load`.
         path: Path of `features.json`.
-        roles: Roles to return, one or several; by default all. A number stands for that feature, and its role is the number as a string.
+        roles: Roles to return, one or several; by default all. A number stands for that feature, and its role is the number
+            as a string.
         n: Number of training texts of each kind to find the features on.
 
     Raises:

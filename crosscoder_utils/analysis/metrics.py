@@ -26,10 +26,10 @@ def score(setup: Setup, generations: Sequence[Generation]) -> pd.DataFrame:
     """Score completions under the base model, with the deployment tag removed from the prompt.
 
     Returns:
-        One row per generation, NaN and False where it failed: `cross_entropy`, the mean over the tokens of prompt and completion, in nats per token;
+        One row per generation: `cross_entropy`, the mean over the tokens of prompt and completion, in nats per token;
         `completion_cross_entropy`, the mean over the completion's tokens only (NaN for an empty completion); `says_phrase`,
         whether the completion contains the phrase; and `is_story`, whether it does not and its cross-entropy is below
-        `STORY_LIMIT` (False for an empty completion).
+        `STORY_LIMIT` (False for an empty completion). For a row that failed, they are NaN and False.
     """
     checked_setup(setup)
     generations = instances("generations", generations, Generation, "give what generate() returns")

@@ -122,7 +122,7 @@ class RowFiles:
         rows = self._read(filter=ds.field("row_id").isin(list(set(ids)))).to_pandas()
         gone = len(set(ids) - set(rows["row_id"]))
         if gone:
-            raise ValueError(f"{self.folder} lost {gone} rows while they were computed; run the sweep again, and keep its files")
+            raise ValueError(f"{self.folder} lost {gone} rows during the sweep; run it again, and keep its files")
         return rows.drop_duplicates("row_id").set_index("row_id").loc[ids].reset_index()
 
     def _paths(self) -> list[Path]:

@@ -101,10 +101,10 @@ def steps_experiment(
     rates = mapped("learning_rates", learning_rates, lambda name, rate: finite_number(name, rate, 0), "roles to learning rates")
     without = [role for role in features if role not in rates]
     if without:
-        raise ValueError(f"learning_rates has {list(rates)}, and no learning rate for {', '.join(without)}; give one for each role")
+        raise ValueError(f"learning_rates has {list(rates)}, and none for {', '.join(without)}; give one for each role")
     steps = whole_numbers("steps", steps)
     if not (features and steps):
-        raise ValueError(f"{len(features)} features and {len(steps)} numbers of steps are nothing to do; give at least one of each")
+        raise ValueError(f"{len(features)} features and {len(steps)} numbers of steps are nothing to do; give one of each")
     grids = {role: [Ablate(feature, Perturbation(rates[role], n)) for n in steps] for role, feature in features.items()}
     prompts = setup.prompts(n_prompts, deployment=True)
     tables = []
@@ -148,12 +148,12 @@ def control_draws(
     for setting in settings:
         if known.get(setting) not in features:
             raise ValueError(
-                f"setting {setting} belongs to role {known.get(setting)!r}; give settings of the table, of roles {list(features)}"
+                f"setting {setting} belongs to role {known.get(setting)!r}; give settings of roles {list(features)}"
             )
     prompts = table[table["split"] == "held out"].drop_duplicates("prompt_index")["prompt"].tolist()
     if not (prompts and settings):
         raise ValueError(
-            f"{len(settings)} settings on {len(prompts)} held-out prompts is nothing to do; give settings, and a table with some"
+            f"{len(settings)} settings on {len(prompts)} held-out prompts is nothing to do; give at least one of each"
         )
     options = {"max_new_tokens": int(table["max_new_tokens"].iloc[0]), "seed": int(table["seed"].iloc[0])}
     lines = table.drop_duplicates("setting").set_index("setting")

@@ -134,7 +134,10 @@ def sweep(
         raise ValueError("workers need a folder to store their rows in; give folder=")
     if workers is not None:
         instance("workers", workers, Workers, "give RayWorkers(n=2), or leave it out")
-    max_new_tokens, rows_per_file = whole_number("max_new_tokens", max_new_tokens, 1), whole_number("rows_per_file", rows_per_file, 1)
+    max_new_tokens, rows_per_file = (
+        whole_number("max_new_tokens", max_new_tokens, 1),
+        whole_number("rows_per_file", rows_per_file, 1),
+    )
     progress = flag("progress", progress)
     options = Options(max_new_tokens, whole_number("seed", seed), chosen("record", record, RECORDS))
     prompts = texts("prompts", prompts)

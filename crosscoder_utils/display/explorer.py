@@ -41,7 +41,9 @@ def explorer(table: pd.DataFrame, n_prompts: int | None = None) -> HTML:
         table.loc[table["failed"].fillna(0) != 0, "completion"] = "failed: activations or logits were not finite"
     rows = table if n_prompts is None else table[table["prompt_index"] < whole_number("n_prompts", n_prompts, 1)]
     if not len(rows):
-        raise ValueError(f"n_prompts={n_prompts} leaves no row of the table; its prompts are {table['prompt_index'].min():g} and more")
+        raise ValueError(
+            f"n_prompts={n_prompts} leaves no row of the table; its prompts are {table['prompt_index'].min():g} and more"
+        )
     # Many settings give the same completion: the page contains each completion once.
     numbers, texts = pd.factorize(rows["completion"])
     rows = rows.assign(text=numbers)
@@ -62,7 +64,11 @@ def explorer(table: pd.DataFrame, n_prompts: int | None = None) -> HTML:
 def _setting(rows: pd.DataFrame) -> dict:
     """A setting's label and, for each prompt, the number of its text, whether it says the phrase, and the measures."""
     answers = [
-        [row["text"], row["says_phrase"] is not pd.NA and bool(row["says_phrase"]), *(None if pd.isna(row[c]) else _rounded(row[c]) for c in _MEASURES)]
+        [
+            row["text"],
+            row["says_phrase"] is not pd.NA and bool(row["says_phrase"]),
+            *(None if pd.isna(row[c]) else _rounded(row[c]) for c in _MEASURES),
+        ]
         for _, row in rows.sort_values("prompt_index").iterrows()
     ]
     return {"label": rows["label"].iloc[0], "answers": answers}

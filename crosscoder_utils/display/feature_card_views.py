@@ -12,10 +12,12 @@ from plotly.subplots import make_subplots
 from crosscoder_utils.analysis.feature_cards import FeatureCard
 from crosscoder_utils.display.figures import COLOURS, TEMPLATE, point_labels
 from crosscoder_utils.display.html import escaped, texts_table, token_strips
+from crosscoder_utils.io.validation import instance
 
 
 def card_figure(card: FeatureCard) -> go.Figure:
     """Three panels: histogram of the activations, decoder norms, and decoder-encoder cosines by hook point."""
+    instance("card", card, FeatureCard, "make one with feature_card(setup, encoded_texts, feature)")
     titles = ["tokens by activation, where it fires", "norm of the decoder vector", "cosine of decoder and encoder vector"]
     figure = make_subplots(rows=3, cols=1, subplot_titles=titles, vertical_spacing=0.13)
     middles, widths = (card.bin_edges[1:] + card.bin_edges[:-1]) / 2, card.bin_edges[1:] - card.bin_edges[:-1]
@@ -35,6 +37,7 @@ def card_figure(card: FeatureCard) -> go.Figure:
 
 def card_bars(card: FeatureCard) -> HTML:
     """The content of `card_figure` as HTML without a script, because not every host of widgets can draw figures in them."""
+    instance("card", card, FeatureCard, "make one with feature_card(setup, encoded_texts, feature)")
     counts = [
         (f"{low:.3g} to {high:.3g}: {count} tokens", int(count))
         for low, high, count in zip(card.bin_edges, card.bin_edges[1:], card.bin_counts)
@@ -70,6 +73,7 @@ def _bars(labels: Sequence[str], values: Float[np.ndarray, " point"], top: float
 
 def card_html(card: FeatureCard) -> HTML:
     """The card's summary line, top contexts, promoted and suppressed tokens, and co-firing features."""
+    instance("card", card, FeatureCard, "make one with feature_card(setup, encoded_texts, feature)")
     head = f"feature {card.feature} fires on {card.firing_rate:.2%} of {card.n_tokens} tokens in {card.n_texts} texts"
     if card.contexts:
         head += f"; activation there: mean {card.mean_activation:.2f}, largest {card.max_activation:.2f}"

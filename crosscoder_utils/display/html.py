@@ -96,7 +96,9 @@ def side_by_side(table: pd.DataFrame, prompt_index: int = 0) -> HTML:
     chosen = table[(table["prompt_index"] == whole_number("prompt_index", prompt_index)) & table["setting"].isin(best)]
     if not len(chosen):
         has = sorted(table["prompt_index"].unique().tolist())
-        raise ValueError(f"prompt_index={prompt_index} has no completion to show; the table has {shown(has)}, {len(best)} settings")
+        raise ValueError(
+            f"prompt_index={prompt_index} has no completion to show; the table has {shown(has)}, {len(best)} settings"
+        )
     chosen = chosen.assign(label=chosen["label"].astype(object).fillna("untouched"))
     recorded = [name for name in ("activation_before", "activation_after", "others_change_relative") if name in table]
     return texts_table(chosen[["label", "completion", *recorded]].rename(columns={"label": "setting"}))

@@ -6,7 +6,7 @@ widgets but are not subclasses of one, because a subclass could override a widge
 
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
 import ipywidgets as widgets
@@ -16,6 +16,7 @@ from crosscoder_utils.display.comparison import KINDS, Comparer, make_interventi
 from crosscoder_utils.display.figures import point_labels
 from crosscoder_utils.display.html import escaped
 from crosscoder_utils.interventions import METHODS, Intervention, Method
+from crosscoder_utils.io.validation import instance, mapped, one_text, whole_number
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import TokenScope
 
@@ -39,11 +40,16 @@ class Controls:
         self, setup: Setup, features: Mapping[str, int], prompts: Mapping[str, str], start: Intervention, max_new_tokens: int,
         on_change: Callable[[], None],
     ) -> None:  # fmt: skip
+        instance("start", start, Intervention, "give one such as Ablate(feature, method)").check(setup.crosscoder)
+        features = mapped("features", features, whole_number, "roles to features")
+        prompts = mapped("prompts", prompts, one_text, "names to prompts")
+        max_new_tokens = whole_number("max_new_tokens", max_new_tokens, 1)
         scope, marker = start.scope, setup.preset.story_marker
+        self._methods = {**METHODS, start.method.name: type(start.method)}
         scopes = {"all": "all", "prompt": "prompt", "generated": "generated"}
         scopes |= {f"from {marker!r} on": "marker"} if marker else {}
         kind = _offered(start.kind, KINDS)
-        methods = methods_of(kind)
+        methods = methods_of(kind, self._methods)
         self.prompt = _made(widgets.Textarea, "prompt", value=next(iter(prompts.values()), ""), rows=6, flex="1 1 100%")
         self.feature = _made(
             widgets.BoundedIntText, "feature number", value=start.features[0], max=setup.crosscoder.n_features - 1
@@ -51,7 +57,9 @@ class Controls:
         self.kind = _made(widgets.Dropdown, "intervention", options=list(KINDS), value=kind)
         self.value = _made(widgets.FloatText, "clamp to", value=getattr(start, "value", 0.0), step=0.5)
         self.method = _made(widgets.Dropdown, "method", options=methods, value=_offered(start.method.name, methods))
-        self.parameters = {name: _method_controls(method, start.method, setup) for name, method in METHODS.items()}
+        self.parameters = {name: _method_controls(one, start.method, setup) for name, one in self._methods.items()}
+        shown = self.parameters[start.method.name]
+        self._kept = {name: getattr(start.method, name) for name in start.method.parameters if name not in shown}
         self.tokens = _made(widgets.Dropdown, "tokens", options=scopes, value=_offered(scope.kind, scopes.values()))
         self.offset = _made(widgets.IntText, "offset (tokens)", value=scope.offset)
         self.max_new_tokens = _made(
@@ -59,7 +67,7 @@ class Controls:
         )
         self.example = _choice_of("example", prompts, self.prompt, other="")
         self.role = _choice_of("feature", {f"{role} ({n})": n for role, n in features.items()}, self.feature, other=-1)
-        self._marker, self._on_change, self._arranging = marker, on_change, False
+        self._marker, self._on_change, self._arranging, self._start_method = marker, on_change, False, start.method.name
         self.view = widgets.Box(layout=widgets.Layout(flex_flow="row wrap", grid_gap="0.25em 1.5em", width="100%"))
         self._arrange()
         if self.intervention.settings != start.settings:
@@ -76,9 +84,12 @@ class Controls:
         at_marker = self.tokens.value == "marker"
         tokens = TokenScope("marker", self.offset.value, self._marker) if at_marker else self.tokens.value
         parameters = {name: _value(control) for name, control in self.parameters[self.method.value].items()}
+        if self.method.value == self._start_method:
+            parameters |= self._kept
         return make_intervention(
-            self.kind.value, self.method.value, parameters, feature=self.feature.value, tokens=tokens, value=self.value.value
-        )
+            self.kind.value, self.method.value, parameters, self._methods, feature=self.feature.value, tokens=tokens,
+            value=self.value.value,
+        )  # fmt: skip
 
     def _changed(self, _change: dict) -> None:
         if not self._arranging:  # `_arrange` changes controls itself, which is part of the change that is being handled
@@ -89,7 +100,7 @@ class Controls:
 
     def _arrange(self) -> None:
         """Offer the methods that the kind can use, and show the controls that apply."""
-        methods, chosen = methods_of(self.kind.value), self.method.value
+        methods, chosen = methods_of(self.kind.value, self._methods), self.method.value
         if list(self.method.options) != methods:
             self.method.options = methods
             self.method.value = chosen if chosen in methods else methods[0]
@@ -121,7 +132,7 @@ class Playground:
         self, comparer: Comparer, features: Mapping[str, int], prompts: Mapping[str, str], start: Intervention,
         max_new_tokens: int = 60,
     ) -> None:  # fmt: skip
-        self.comparer = comparer
+        self.comparer = instance("comparer", comparer, Comparer, "make one with Comparer(setup)")
         self.controls = Controls(comparer.setup, features, prompts, start, max_new_tokens, self._refresh)
         self.busy, self.result, self.card = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.busy.layout.min_height = "2em"  # so that nothing moves when the message disappears
@@ -176,10 +187,12 @@ def _made(kind: type[widgets.Widget], label: str, flex: str = "1 1 18em", **trai
 
 def _method_controls(method: type[Method], start: Method, setup: Setup) -> dict[str, widgets.Widget]:
     """One control for each parameter of a supported type; the other parameters keep their defaults."""
+    if not is_dataclass(method):
+        return {}
     hints = get_type_hints(method)
     controls = {}
     for field in fields(method):
-        value = getattr(start, field.name) if type(start) is method else field.default
+        value = getattr(start, field.name) if type(start) is method else None if field.default is MISSING else field.default
         control = _method_control(field.name, hints[field.name], value, setup)
         if control is not None:
             controls[field.name] = control

@@ -154,7 +154,9 @@ def size_curves(draws: pd.DataFrame) -> go.Figure:
     for method, own in draws.groupby("method", sort=False):
         missing = {"feature", "random direction"} - set(own["ablated"])
         if missing:
-            raise ValueError(f"draws have no rows of {method} whose `ablated` is {min(missing)!r}; give n_random to control_draws")
+            raise ValueError(
+                f"draws have no rows of {method} whose `ablated` is {min(missing)!r}; give n_random to control_draws"
+            )
     figure = go.Figure(layout={"template": TEMPLATE})
     for colour, (method, own) in zip(COLOURS, draws.groupby("method", sort=False)):
         shares = own.groupby(["ablated", "setting", "draw"], sort=False).agg(
@@ -187,7 +189,9 @@ def _finished(table: pd.DataFrame, needed: Sequence[str], filled: Sequence[str] 
     if "failed" in table.columns:
         keys = [name for name in ("setting", "role", "ablated", "draw") if name in table.columns]
         failed = table["failed"].fillna(0) != 0
-        table = table[~failed.groupby([table[name] for name in keys], dropna=False).transform("any")] if keys else table[~failed]
+        table = (
+            table[~failed.groupby([table[name] for name in keys], dropna=False).transform("any")] if keys else table[~failed]
+        )
     return checked("the table without failed settings", table)
 
 

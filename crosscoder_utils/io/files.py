@@ -70,7 +70,9 @@ def check_writable(folder: str | Path) -> Path:
         with TemporaryFile(dir=nearest):
             os.listdir(nearest)
     except OSError as error:
-        raise ValueError(f"{folder} cannot be written ({_reason(error)}); give another folder, or allow writing there") from error
+        raise ValueError(
+            f"{folder} cannot be written ({_reason(error)}); give another folder, or allow writing there"
+        ) from error
     return folder
 
 

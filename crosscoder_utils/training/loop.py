@@ -4,6 +4,7 @@ It runs through accelerate: under ``accelerate launch``, several processes on on
 their share of every batch and average the gradients.
 """
 
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from crosscoder_utils.io.files import whole_file
+from crosscoder_utils.io.error_messages import in_one_line
+from crosscoder_utils.io.files import opened, whole_file
 
 CHECKPOINT = "training.pt"
 """Name of the file with the training state in the folder of a result that is not done yet."""
@@ -126,10 +128,18 @@ def _save(
 
 def _resume(checkpoint: Path, parameters: dict[str, nn.Parameter], optimizers: list[Optimizer]) -> tuple[int, float]:
     """Load parameters and optimizer states in place; return the number of steps done and the seconds they took."""
-    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(state["parameters"][name])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    return state["step"], state["seconds"]
+    with opened(checkpoint), checkpoint.open("rb") as file:
+        content = io.BytesIO(file.read())
+    try:
+        state = torch.load(content, weights_only=True, map_location="cpu")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(state["parameters"][name])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        return state["step"], state["seconds"]
+    except Exception as error:  # torch and pickle raise errors of every kind
+        raise ValueError(
+            f"{checkpoint} is not the training state of this recipe ({in_one_line(error, 100)}); go on with the recipe that it "
+            "belongs to, give another folder, or delete it to begin again"
+        ) from error

