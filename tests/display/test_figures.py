@@ -1,5 +1,7 @@
 """Figures hold what they were given and can be stored."""
 
+import pytest
+
 from crosscoder_utils.display import bars_by_point, show
 
 EVIL = "<script>alert(1)</script> $x^2$"
@@ -26,3 +28,12 @@ def test_a_shown_figure_can_be_kept(tmp_path):
         and "https://" not in page.replace("https://plotly.com", "")
     )
     assert sorted(p.name for p in files[0].parent.iterdir()) == ["bars.html", "plotly.min.js"]
+
+
+def test_where_a_figure_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    show(bars_by_point([1.0, 2.0], "y", (0, 1)), "≥ 1 σ", "bars", "~/figure.html")
+    assert "≥ 1 σ" in (tmp_path / "figure.html").read_text(encoding="utf-8")
+    for path, match in ((tmp_path, "is a folder; give the path of a file"), ("/proc/none/a.html", "cannot be written")):
+        with pytest.raises(ValueError, match=match):
+            show(bars_by_point([1.0, 2.0], "y", (0, 1)), "caption", "bars", path)

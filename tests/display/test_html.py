@@ -1,6 +1,9 @@
 """Tokens, texts and tables: all text is escaped."""
 
+import math
+
 import pandas as pd
+import pytest
 
 from crosscoder_utils.display import side_by_side, texts_table, token_strip
 
@@ -45,3 +48,20 @@ def test_side_by_side_shows_the_best_setting_of_each_method_and_point():
     assert not any(other in shown for other in ("A0", "A1", "B1", "C1"))
     assert "activation before" in shown and "others change relative" in shown
     assert "activation" not in side_by_side(table.drop(columns="activation_before")).data
+
+
+def test_a_table_without_single_layers_and_labels():
+    table = pd.DataFrame({"setting": [0, 1], "method": [None, "many layers"], "prompt_index": 0, "completion": ["A", "B"]})
+    table = table.assign(cross_entropy=1.0, is_story=True, says_phrase=False, n_tokens=3)
+    shown = side_by_side(table).data
+    assert "A" in shown and "B" in shown and "untouched" in shown
+    assert "A" in side_by_side(table.drop(columns="method")[:1]).data
+    with pytest.raises(ValueError, match=r"prompt_index=7 has no completion to show; the table has \[0\]"):
+        side_by_side(table, 7)
+    failed = table.assign(failed=[False, True])
+    assert "B" not in side_by_side(failed).data.replace("Table", "")
+
+
+def test_a_token_without_a_text_of_its_own_shades_the_character_before():
+    shown = token_strip(["a", "👍", "", "", "b"], [0.0, 1.0, 4.0, 2.0, math.nan]).data
+    assert shown.count("<span") == 3 and 'title="4.000">👍' in shown and 'title="nan">b' in shown
