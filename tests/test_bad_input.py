@@ -1,5 +1,6 @@
 """Bad input gets one line that names the value, the limit and the remedy."""
 
+import copy
 import math
 import shutil
 from pathlib import Path
@@ -262,7 +263,7 @@ def test_arguments_of_generate(random, arguments, match):
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"prompts": (prompt for prompt in [PROMPT])},
+        {"prompts": iter([PROMPT])},
         {"prompts": np.array([PROMPT])},
         {"prompts": pd.Series([PROMPT])},
         {"prompts": (PROMPT,)},
@@ -273,15 +274,15 @@ def test_arguments_of_generate(random, arguments, match):
         {"temperature": np.float32(0)},
         {"top_k": 5.0},
         {"intervention": pd.Series([None])},
-        {"intervention": (one for one in [None])},
+        {"intervention": iter([None])},
         {"progress": np.False_},
         {"memory_gb": np.int64(2)},
     ],
     ids=str,
 )
 def test_what_generate_takes(random, arguments):
-    given = {"prompts": PROMPT, "max_new_tokens": 2}
-    assert generate(random, **given | arguments)[0].token_ids == generate(random, PROMPT, max_new_tokens=2)[0].token_ids
+    given = {"prompts": PROMPT, "max_new_tokens": 2} | copy.deepcopy(arguments)  # iterators are used up
+    assert generate(random, **given)[0].token_ids == generate(random, PROMPT, max_new_tokens=2)[0].token_ids
 
 
 def test_numbers_of_a_table_make_an_intervention(random):

