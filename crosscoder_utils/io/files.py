@@ -39,6 +39,7 @@ def user_path(path: str | Path) -> Path:
         raise ValueError(f"path {shown(path)} must be a text or a Path, such as 'outputs/rows'")
     try:
         path = Path(path).expanduser()
+        os.fsencode(path)  # a name that the locale cannot write
         path.exists()
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"path {shown(str(path))} cannot be looked at ({_reason(error)}); give another path") from error

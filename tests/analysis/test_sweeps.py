@@ -186,6 +186,7 @@ def test_the_last_row_is_checked_before_the_first(random, tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_one_prompt_and_one_intervention(random):
     one = Ablate(3, ManyLayers())
     expected = sweep(random, [PROMPT], [one], max_new_tokens=2, progress=False)
@@ -206,6 +207,7 @@ def test_home_is_expanded(random, tmp_path, monkeypatch):
     assert len(pd.read_parquet(tmp_path / "rows")) == 1 and not (tmp_path / "~").exists()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_stored_row_can_be_done_again(random, tmp_path):
     done = sweep(random, PROMPT, Ablate(3, SingleLayer(1, 8.0)), max_new_tokens=2, progress=False, folder=tmp_path)
     row = pd.read_parquet(tmp_path).iloc[0]
@@ -229,7 +231,7 @@ def test_a_file_that_cannot_be_read_is_kept(random, tmp_path, monkeypatch, error
 
 
 def test_a_file_of_something_else_is_kept(random, tmp_path):
-    pd.DataFrame({"row_id": [1.5], "seed": ["a"]}).to_parquet(tmp_path / "rows-other.parquet")
+    pd.DataFrame({"row_id": [[1.5]], "seed": ["a"]}).to_parquet(tmp_path / "rows-other.parquet")
     with pytest.raises(ValueError, match=r"rows-other\.parquet cannot be read \(.*\); no sweep wrote it: move it") as info:
         sweep(random, PROMPT, None, max_new_tokens=2, progress=False, folder=tmp_path)
     assert "\n" not in str(info.value)

