@@ -124,6 +124,6 @@ def condition_scatter(statistics: pd.DataFrame, x: str, y: str, highlight: dict[
     return figure.update_layout(xaxis=axis | {"title": literal(x)}, yaxis=axis | {"title": literal(y)}, height=500)
 
 
-def literal(text: str) -> str:
+def literal(text: object) -> str:
     """Escape a text for Plotly's names, labels and hover templates, in which %{...} would stand for a value."""
     return escaped(text).replace("%", "&#37;")

@@ -15,10 +15,10 @@ from crosscoder_utils.io.validation import finite_number, flag, one_text, plain,
 from crosscoder_utils.io.validation import table as checked
 
 
-def escaped(text: str) -> str:
+def escaped(text: object) -> str:
     """Escape `text` for HTML and for Plotly's labels, including dollar signs, which would be rendered as a formula."""
     # Plotly decodes numeric character references, but not &quot;.
-    return html.escape(text).replace("&quot;", "&#34;").replace("$", "&#36;")
+    return html.escape(str(text)).replace("&quot;", "&#34;").replace("$", "&#36;")
 
 
 def token_strip(tokens: Sequence[str], values: Sequence[float], title: str = "", top: float | None = None) -> HTML:

@@ -20,7 +20,7 @@ def shown(value: object, most: int = 100) -> str:
 
 
 def explained(error: ValidationError, known: Sequence[str] = (), assign: str = "=") -> str:
-    """Every problem that pydantic found, in one line, separated by semicolons.
+    """The problems that pydantic found, in one line, separated by semicolons; of many, the first five.
 
     A wrong value reads ``name=value: what is wrong``, an unknown name comes with the nearest known one, and a missing name
     with what to add.
@@ -35,7 +35,8 @@ def explained(error: ValidationError, known: Sequence[str] = (), assign: str = "
     for one in error.errors(include_url=False):
         name = _name(one["loc"], known)
         if one["type"] in _UNKNOWN:
-            problems[f"unknown key {name!r}{_suggestion(name, known)}"] = []
+            listed = any(problem.startswith("unknown key") for problem in problems)
+            problems[f"unknown key {shown(name, 60)}{_suggestion(name, known, listed)}"] = []
         elif one["type"] in _MISSING:
             problems[f"key {name!r} is missing; add '{name}{assign}...'"] = []
         else:
@@ -44,7 +45,8 @@ def explained(error: ValidationError, known: Sequence[str] = (), assign: str = "
             problems.setdefault(value, [])
             problems[value] += [wrong] if wrong not in problems[value] else []
     # "scale='a' must be ..." is a sentence as it is.
-    return "; ".join(value + " or ".join(wrong) for value, wrong in problems.items()).replace(": must be ", " must be ")
+    lines = [(value + " or ".join(wrong)).replace(": must be ", " must be ") for value, wrong in problems.items()]
+    return "; ".join(lines[:5] + [f"and {len(lines) - 5} more"] * (len(lines) > 5))
 
 
 def _name(location: Sequence[int | str], known: Sequence[str]) -> str:
@@ -67,7 +69,10 @@ def _siblings(name: str, known: Sequence[str], inside: bool = False) -> list[str
     return [one for one in known if one.startswith(parent) and "." not in one[len(parent) :]]
 
 
-def _suggestion(name: str, known: Sequence[str]) -> str:
+def _suggestion(name: str, known: Sequence[str], listed: bool) -> str:
+    """The nearest known name, and unless they were listed before, all of them."""
     candidates = [one.rpartition(".")[2] for one in _siblings(name, known)]
     nearest = difflib.get_close_matches(name.rpartition(".")[2], candidates, n=1, cutoff=0)
-    return f"; did you mean {nearest[0]!r}? Known are {', '.join(candidates)}" if nearest else ""
+    if not nearest:
+        return ""
+    return f"; did you mean {nearest[0]!r}?" + ("" if listed else f" Known are {', '.join(candidates)}")
