@@ -102,7 +102,7 @@ SCALARS = st.one_of(
     st.just(pd.NaT),
     st.just(object()),
     st.fractions(max_denominator=3),
-    st.decimals(places=1),
+    st.decimals(places=1, allow_nan=False),
 )
 LISTS = st.lists(SCALARS, max_size=3)
 VALUES = st.one_of(

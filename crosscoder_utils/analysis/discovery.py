@@ -16,7 +16,8 @@ from crosscoder_utils.analysis.checks import checked_feature, checked_setup, rea
 from crosscoder_utils.analysis.encoded_texts import EncodedText, encode_texts, some_encoded, whole_characters, with_feature
 from crosscoder_utils.io.error_messages import shown
 from crosscoder_utils.io.files import check_writable_file, read_json, user_path, write_json
-from crosscoder_utils.io.validation import instances, mapped, several, table, whole_number
+from crosscoder_utils.io.tables import checked_table
+from crosscoder_utils.io.validation import instances, mapped, several, whole_number
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import remove_tag, split_at_marker
 
@@ -55,7 +56,7 @@ def activation_statistics(encoded: dict[str, list[EncodedText]]) -> pd.DataFrame
 def ranked_features(statistics: pd.DataFrame, high: str = "deployment", low: str = "ordinary") -> pd.DataFrame:
     """All features, sorted by `difference`: mean activation in condition `high` minus that in `low`, largest first."""
     columns = [f"mean {high}", f"mean {low}"]
-    statistics = table("statistics", statistics, columns, numbers=columns)
+    statistics = checked_table("statistics", statistics, columns, numbers=columns)
     ranked = statistics.drop(columns="difference", errors="ignore")
     ranked.insert(0, "difference", statistics[columns[0]] - statistics[columns[1]])
     return ranked.sort_values("difference", ascending=False, kind="stable").reset_index()
@@ -192,7 +193,7 @@ def score_roles(encoded: dict[str, list[EncodedText]], roles: Sequence[Role]) ->
 
 def best_of_roles(scores: pd.DataFrame) -> dict[str, int]:
     """The feature with the highest score for each role."""
-    scores = table("scores", scores, ["role", "feature"], numbers=["feature"])
+    scores = checked_table("scores", scores, ["role", "feature"], numbers=["feature"])
     return {role: int(own["feature"].iloc[0]) for role, own in scores.groupby("role", sort=False)}
 
 

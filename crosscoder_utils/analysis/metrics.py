@@ -14,7 +14,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from crosscoder_utils.analysis.checks import checked_setup, checked_texts
 from crosscoder_utils.generation import Generation
 from crosscoder_utils.hooks import read
-from crosscoder_utils.io.validation import LARGEST, Texts, flag, instances, several, table, whole_number
+from crosscoder_utils.io.tables import checked_table
+from crosscoder_utils.io.validation import LARGEST, Texts, flag, instances, several, whole_number
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import TokenBatch, padded, remove_tag, split_at_marker, token_ids
 
@@ -161,7 +162,7 @@ def summarize(frame: pd.DataFrame, by: Sequence[str], value: str = "cross_entrop
     The first two are NaN for groups with a row that failed.
     """
     by = [by] if isinstance(by, str) else several("by", by, "columns")
-    frame = table("frame", frame, [*by, value], numbers=[value, "failed"])
+    frame = checked_table("frame", frame, [*by, value], numbers=[value, "failed"])
     groups = frame.groupby(by, dropna=False, sort=False)
     found = groups[value].agg(mean="mean", standard_error="sem", n="count")
     if "failed" in frame.columns:  # the other rows of a group do not speak for one that failed

@@ -12,8 +12,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from crosscoder_utils.io.error_messages import in_one_line
+from crosscoder_utils.io.tables import checked_table
 from crosscoder_utils.io.validation import finite_number, several, whole_number
-from crosscoder_utils.io.validation import table as checked
 
 NEEDED = ["setting", "n_tokens", "cross_entropy", "is_story", "says_phrase"]
 """Columns of a sweep that `best_settings` compares settings by."""
@@ -42,7 +42,7 @@ def best_settings(table: pd.DataFrame, by: Sequence[str] = ("role", "method"), t
     tolerance = None if tolerance is None else finite_number("tolerance", tolerance, 0)
     # A sweep in memory lacks columns that are empty in all of its rows.
     filled = [name for name in by if name in ("method", "point")] + ["label", "strength", "relative_edit_norm", "failed"]
-    rows = checked("table", table, [name for name in by if name not in filled] + NEEDED, filled, _NUMBERS)
+    rows = checked_table("table", table, [name for name in by if name not in filled] + NEEDED, filled, _NUMBERS)
     keys = list(dict.fromkeys([*by, "setting", "label", "strength"]))
     columns = {
         "mean": ("cross_entropy", "mean"),
@@ -107,7 +107,7 @@ def paired_difference(
         ValueError: If the two settings do not have the same prompts, or a value is missing.
     """
     a, b = whole_number("a", a), whole_number("b", b)
-    table = checked("table", table, ["setting", "prompt_index", value], numbers=["setting", value])
+    table = checked_table("table", table, ["setting", "prompt_index", value], numbers=["setting", value])
     first, second = (table[table["setting"] == one].set_index("prompt_index")[value].sort_index() for one in (a, b))
     if not first.index.equals(second.index) or not len(first):
         raise ValueError(
@@ -159,7 +159,7 @@ def sensitivity(summary: pd.DataFrame, tolerance: float = 0.3) -> float:
         Doublings; 0 for a single value.
     """
     tolerance = finite_number("tolerance", tolerance, 0)
-    summary = checked("summary", summary, ["strength", "mean"], numbers=["strength", "mean"])
+    summary = checked_table("summary", summary, ["strength", "mean"], numbers=["strength", "mean"])
     if not (summary["strength"] > 0).all() or not np.isfinite(summary[["strength", "mean"]]).all(axis=None):
         raise ValueError("summary needs strengths above 0 and means that are finite; leave out other rows")
     curve = summary.sort_values("strength")

@@ -19,8 +19,8 @@ from crosscoder_utils.analysis.sweeps import Workers, ablation_grid, sweep
 from crosscoder_utils.generation import generate
 from crosscoder_utils.interventions import Ablate, Perturbation, method_from
 from crosscoder_utils.io.files import check_writable
+from crosscoder_utils.io.tables import checked_table
 from crosscoder_utils.io.validation import chosen, finite_number, mapped, texts, whole_number, whole_numbers
-from crosscoder_utils.io.validation import table as checked
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import remove_tag, token_ids
 
@@ -143,7 +143,7 @@ def control_draws(
     features, folder = _checked_features(setup, features), check_writable(folder)
     n_matched, n_random = whole_number("n_matched", n_matched), whole_number("n_random", n_random)
     needed = ["split", "prompt_index", "prompt", "max_new_tokens", "seed", "setting", "role", "settings"]
-    table, settings = checked("table", table, needed), whole_numbers("settings", settings)
+    table, settings = checked_table("table", table, needed), whole_numbers("settings", settings)
     known = dict(zip(table["setting"], table["role"]))
     for setting in settings:
         if known.get(setting) not in features:
@@ -234,7 +234,7 @@ def whole_curves(table: pd.DataFrame, best: pd.DataFrame) -> list[int]:
     """The settings of the feature that differ from one of `best` (from `best_by_method`) in their strength only."""
     keys = ["role", "method", "point"]
     own = _of_the_feature(table, ["role", "method", "setting"], filled=["point"]).drop_duplicates("setting")
-    best = checked("best", best, ["setting"])
+    best = checked_table("best", best, ["setting"])
     return own.merge(own.loc[own["setting"].isin(best["setting"]), keys], on=keys)["setting"].tolist()
 
 
@@ -252,8 +252,8 @@ def _checked_features(setup: Setup, features: Mapping[str, int]) -> dict[str, in
 
 def _of_the_feature(table: pd.DataFrame, needed: Sequence[str], filled: Sequence[str] = ()) -> pd.DataFrame:
     """The rows of a table in which the feature itself was ablated, no control."""
-    table = checked("table", table, ["ablated", *needed], filled)
-    return checked("the rows whose `ablated` is 'feature'", table[table["ablated"] == "feature"])
+    table = checked_table("table", table, ["ablated", *needed], filled)
+    return checked_table("the rows whose `ablated` is 'feature'", table[table["ablated"] == "feature"])
 
 
 def _relevant(fires: Sequence[Bool[np.ndarray, "_ feature"]], feature: int) -> Bool[np.ndarray, "_ feature"]:

@@ -6,8 +6,8 @@ import pandas as pd
 
 from crosscoder_utils.analysis.metrics import summarize
 from crosscoder_utils.analysis.statistics import crossed_difference, paired_difference, sensitivity, stretch_around_best
+from crosscoder_utils.io.tables import checked_table
 from crosscoder_utils.io.validation import finite_number
-from crosscoder_utils.io.validation import table as checked
 
 
 def best_in_words(best: pd.DataFrame) -> pd.DataFrame:
@@ -20,7 +20,7 @@ def best_in_words(best: pd.DataFrame) -> pd.DataFrame:
         `feature` (its role), `best setting`, `selection`, `held out`, and `stories`, the share of held-out completions.
     """
     numbers = ["mean", "standard_error", "held_out_mean", "held_out_error", "held_out_stories"]
-    best = checked("best", best, ["role", "label", *numbers], numbers=numbers)
+    best = checked_table("best", best, ["role", "label", *numbers], numbers=numbers)
     return pd.DataFrame(
         {
             "feature": best["role"],
@@ -40,8 +40,8 @@ def method_differences(table: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
         best: From `studies.best_by_method`.
     """
     rows = []
-    table = checked("table", table, ["split", "setting", "prompt_index", "cross_entropy"])
-    best = checked("best", best, ["role", "method", "setting"])
+    table = checked_table("table", table, ["split", "setting", "prompt_index", "cross_entropy"])
+    best = checked_table("best", best, ["role", "method", "setting"])
     for role, own in best.groupby("role", sort=False):
         for (a, first), (b, second) in combinations(zip(own["method"], own["setting"]), 2):
             splits = {name: paired_difference(prompts, first, second) for name, prompts in table.groupby("split", sort=False)}
@@ -66,7 +66,7 @@ def sensitivities(table: pd.DataFrame, limit: float, tolerance: float = 0.3) -> 
     """
     rows, numbers = [], ["strength", "cross_entropy", "relative_edit_norm"]
     limit, tolerance = finite_number("limit", limit), finite_number("tolerance", tolerance, 0)
-    table = checked("table", table, ["ablated", "role", "method", *numbers[:2]], ["point", "relative_edit_norm"], numbers)
+    table = checked_table("table", table, ["ablated", "role", "method", *numbers[:2]], ["point", "relative_edit_norm"], numbers)
     own = table[(table["ablated"] == "feature") & (table["strength"] > 0) & table["cross_entropy"].notna()]
     own = own.assign(method=methods_with_points(own))
     for (role, method), settings in own.groupby(["role", "method"], sort=False):
@@ -102,7 +102,7 @@ def control_margins(draws: pd.DataFrame) -> pd.DataFrame:
     """
     rows, numbers = [], ["is_story", "cross_entropy", "relative_edit_norm"]
     needed = ["role", "method", "ablated", "draw", "prompt_index", *numbers[:2]]
-    draws = checked("draws", draws, needed, ["relative_edit_norm"], numbers)
+    draws = checked_table("draws", draws, needed, ["relative_edit_norm"], numbers)
     for (role, method), own in draws.groupby(["role", "method"], sort=False):
         feature = own[own["ablated"] == "feature"].set_index("prompt_index")
         for ablated, control in own[own["ablated"] != "feature"].groupby("ablated", sort=False):
@@ -136,7 +136,7 @@ def control_margins(draws: pd.DataFrame) -> pd.DataFrame:
 
 def methods_with_points(table: pd.DataFrame) -> list[str]:
     """Each row's method and, if it has one, its hook point: "single layer, point 1". Rows without intervention: "untouched"."""
-    table = checked("table", table, filled=["method", "point"], numbers=["point"])
+    table = checked_table("table", table, filled=["method", "point"], numbers=["point"])
     return [
         "untouched" if pd.isna(method) else method if pd.isna(point) else f"{method}, point {point:g}"
         for method, point in zip(table["method"], table["point"])

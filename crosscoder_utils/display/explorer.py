@@ -8,7 +8,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from crosscoder_utils.analysis.tables import methods_with_points
-from crosscoder_utils.io.validation import table as checked
+from crosscoder_utils.io.tables import checked_table
 from crosscoder_utils.io.validation import whole_number
 
 _MEASURES = {
@@ -35,7 +35,7 @@ def explorer(table: pd.DataFrame, n_prompts: int | None = None) -> HTML:
     """
     needed = ["prompt_index", "prompt", "setting", "completion", "says_phrase"]
     filled = ["role", "ablated", "method", "point", "label", *_MEASURES]
-    table = checked("table", table, needed, filled, ["prompt_index", "point", "failed", *_MEASURES])
+    table = checked_table("table", table, needed, filled, ["prompt_index", "point", "failed", *_MEASURES])
     table = table.assign(**{name: table[name].astype(object).fillna(text) for name, text in _DEFAULTS.items()})
     if "failed" in table:
         table.loc[table["failed"].fillna(0) != 0, "completion"] = "failed: activations or logits were not finite"

@@ -11,8 +11,8 @@ from plotly.offline import get_plotlyjs
 
 from crosscoder_utils.display.html import escaped
 from crosscoder_utils.io.files import check_writable_file, write_text
+from crosscoder_utils.io.tables import checked_table
 from crosscoder_utils.io.validation import instance, mapped, numbers, one_text, several, whole_number, whole_numbers
-from crosscoder_utils.io.validation import table as checked
 
 # Okabe and Ito's palette, distinguishable under the common kinds of colour blindness.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -93,7 +93,7 @@ def condition_scatter(statistics: pd.DataFrame, x: str, y: str, highlight: dict[
     Values below a 100,000th of the largest one, including 0, are drawn at the lower end of the axis, whose label says so. On
     the grey line both conditions are equal.
     """
-    statistics = checked("statistics", statistics, [x, y], numbers=[x, y])
+    statistics = checked_table("statistics", statistics, [x, y], numbers=[x, y])
     highlight = mapped("highlight", highlight, whole_number, "roles to features")
     unknown = [feature for feature in highlight.values() if feature not in statistics.index]
     if unknown:

@@ -11,8 +11,8 @@ from IPython.display import HTML
 from crosscoder_utils.analysis.encoded_texts import whole_characters
 from crosscoder_utils.analysis.statistics import NEEDED, best_settings
 from crosscoder_utils.io.error_messages import shown
+from crosscoder_utils.io.tables import checked_table
 from crosscoder_utils.io.validation import finite_number, flag, one_text, plain, several, texts, whole_number
-from crosscoder_utils.io.validation import table as checked
 
 
 def escaped(text: object) -> str:
@@ -91,7 +91,7 @@ def side_by_side(table: pd.DataFrame, prompt_index: int = 0) -> HTML:
     Raises:
         ValueError: If the table lacks a column or the prompt, or every setting failed.
     """
-    table = checked("table", table, ["prompt_index", "completion", *NEEDED], ["label"])
+    table = checked_table("table", table, ["prompt_index", "completion", *NEEDED], ["label"])
     best = best_settings(table, ["method", "point"])["setting"]
     chosen = table[(table["prompt_index"] == whole_number("prompt_index", prompt_index)) & table["setting"].isin(best)]
     if not len(chosen):

@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 from crosscoder_utils.analysis.metrics import summarize
 from crosscoder_utils.display.figures import COLOURS, TEMPLATE, literal
 from crosscoder_utils.display.html import escaped
+from crosscoder_utils.io.tables import checked_table
 from crosscoder_utils.io.validation import finite_number, mapped, one_text
-from crosscoder_utils.io.validation import table as checked
 
 # The part of Viridis that is light enough for black numbers on it.
 _CELL_COLOURS = ["#fde725", "#a0da39", "#4ac16d", "#1fa187", "#2b8591"]
@@ -96,7 +96,7 @@ def heat_maps(table: pd.DataFrame) -> go.Figure:
         table: From `sweep`, with the column `role`.
     """
     table = _finished(table, ["role", "method", "setting", "cross_entropy"], ["point", "strength"])
-    single = checked("the rows of the single layer method", table[table["method"] == "single layer"])
+    single = checked_table("the rows of the single layer method", table[table["method"] == "single layer"])
     figure = go.Figure(layout={"template": TEMPLATE})
     low, high = (single.groupby(["role", "setting"])["cross_entropy"].mean().agg(["min", "max"])).tolist()
     roles = list(single["role"].unique())
@@ -185,14 +185,14 @@ def _finished(table: pd.DataFrame, needed: Sequence[str], filled: Sequence[str] 
     Raises:
         ValueError: If columns are missing, do not hold numbers, or no row is left.
     """
-    table = checked("table", table, needed, filled, [*_NUMBERS, *more])
+    table = checked_table("table", table, needed, filled, [*_NUMBERS, *more])
     if "failed" in table.columns:
         keys = [name for name in ("setting", "role", "ablated", "draw") if name in table.columns]
         failed = table["failed"].fillna(0) != 0
         table = (
             table[~failed.groupby([table[name] for name in keys], dropna=False).transform("any")] if keys else table[~failed]
         )
-    return checked("the table without failed settings", table)
+    return checked_table("the table without failed settings", table)
 
 
 def _add_band(

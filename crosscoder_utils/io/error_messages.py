@@ -16,7 +16,10 @@ def in_one_line(error: object, most: int = 200) -> str:
 
 def shown(value: object, most: int = 100) -> str:
     """A value as Python writes it, in one line, cut after `most` characters."""
-    return in_one_line(repr(value), most)
+    try:
+        return in_one_line(repr(value), most)
+    except Exception:  # an object of the user's; the message is about another mistake
+        return f"an object of {type(value)}"
 
 
 def explained(error: ValidationError, known: Sequence[str] = (), assign: str = "=") -> str:

@@ -11,7 +11,6 @@ from dataclasses import fields
 from numbers import Integral, Real
 from typing import Annotated, Any, TypeVar
 
-import pandas as pd
 from pydantic import BeforeValidator, ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -242,37 +241,3 @@ def mapped(name: str, value: Any, check: Callable[[str, Any], _T], of: str) -> d
     if not isinstance(value, Mapping):
         raise ValueError(f"{name}={shown(value)} must be a dict of {of}, such as {{'tag': ...}}")
     return {one_text(f"a key of {name}", key): check(f"{name}[{key!r}]", one) for key, one in value.items()}
-
-
-def table(
-    name: str, value: Any, needed: Sequence[str] = (), filled: Sequence[str] = (), numbers: Sequence[str] = ()
-) -> pd.DataFrame:
-    """The argument `name`, if it is a table with rows and the columns `needed`.
-
-    Args:
-        name: Name of the argument, for error messages.
-        value: What was given.
-        needed: Columns that the table must have.
-        filled: Columns that are added, empty, where the table lacks them.
-        numbers: Columns that must hold numbers, among those that the table has.
-    """
-    if not isinstance(value, pd.DataFrame):
-        raise ValueError(f"{name}={shown(value)} must be a table, such as sweep(...) returns")
-    named = [shown(column) for column in value.columns]
-    if not value.columns.is_unique:
-        raise ValueError(f"{name} has two columns of one name among {', '.join(named)[:200]}; rename or drop one")
-    missing = [column for column in needed if column not in value.columns]
-    if missing:
-        has = ", ".join(named)[:200] or "none"
-        raise ValueError(f"{name} lacks the columns {', '.join(map(repr, missing))}; it has {has}")
-    if not len(value):
-        raise ValueError(f"{name} has 0 rows; give one with rows, and check what it was filtered by")
-    value = value.reindex(columns=list(dict.fromkeys([*value.columns, *filled]))) if filled else value
-    return value.assign(**{column: _numeric(name, value[column]) for column in numbers if column in value.columns})
-
-
-def _numeric(name: str, column: pd.Series) -> pd.Series:
-    try:
-        return column if pd.api.types.is_numeric_dtype(column) else pd.to_numeric(column)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"column {column.name!r} of {name} must hold numbers ({shown(str(error))})") from None

@@ -18,7 +18,6 @@ from crosscoder_utils.io.validation import (
     numbers,
     one_text,
     several,
-    table,
     texts,
     whole_number,
     whole_numbers,
@@ -125,17 +124,6 @@ def test_flags_choices_objects_and_mappings():
     )
     refused("a key of features=3 must be a text", lambda: mapped("features", {3: 3}, whole_number, "roles to features"))
     refused("x=.* must be a list of paths", lambda: several("x", {"a": 1}, "paths"))
-
-
-def test_tables():
-    frame = pd.DataFrame({"a": [1, 2], "b": ["1", None]})
-    filled = table("table", frame, ["a"], ["point"], ["a", "b", "c"])
-    assert filled["b"].tolist()[0] == 1.0 and filled["point"].isna().all() and list(frame) == ["a", "b"]
-    refused("table lacks the columns 'c', 'd'; it has 'a', 'b'", lambda: table("table", frame, ["c", "d"]))
-    refused("table has 0 rows", lambda: table("table", frame[:0], ["a"]))
-    refused("table='a' must be a table", lambda: table("table", "a"))
-    refused("table has two columns of one name", lambda: table("table", pd.concat([frame, frame], axis=1)))
-    refused("column 'b' of table must hold numbers", lambda: table("table", frame.assign(b="x"), numbers=["b"]))
 
 
 def test_a_list_that_holds_itself():
