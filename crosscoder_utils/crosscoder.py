@@ -44,8 +44,8 @@ class FeatureEncoder:
         return residuals.flatten(-2) @ self.weights + self._beside_tokens(self.bias)
 
     def activate(self, pre_activations: Float[Tensor, "*any feature"]) -> Float[Tensor, "*any feature"]:
-        """The pre-activation where it exceeds the threshold, else 0 (JumpReLU)."""
-        return torch.where(pre_activations > self._beside_tokens(self.threshold), pre_activations, 0.0)
+        """The pre-activation where it exceeds the threshold, else 0 (JumpReLU); NaN stays NaN."""
+        return torch.where(pre_activations <= self._beside_tokens(self.threshold), 0.0, pre_activations)
 
     def select(self, rows: Tensor | slice) -> "FeatureEncoder":
         """That of some rows."""

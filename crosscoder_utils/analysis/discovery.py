@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crosscoder_utils.analysis.metrics import content_residuals
+from crosscoder_utils.hooks import own_settings
 from crosscoder_utils.io.files import read_json, write_json
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import remove_tag, split_at_marker, token_spans
@@ -35,12 +36,13 @@ class EncodedText:
     activations: Float[Tensor, "token feature"]
 
 
+@own_settings
 @torch.no_grad()
 def encode_texts(setup: Setup, texts: Sequence[str]) -> list[EncodedText]:
     """Encode every token of `texts`. The result takes 4 bytes x tokens x features."""
     encoded = []
     for text, residuals in zip(texts, content_residuals(setup, texts), strict=True):
-        _, spans = token_spans(setup.tokenizer, text)
+        spans = token_spans(setup.tokenizer, text)
         tokens = [text[begin:end] for begin, end in spans]
         encoded.append(EncodedText(text, tokens, spans, setup.crosscoder.encode(residuals).cpu()))
     return encoded
