@@ -86,7 +86,7 @@ class Crosscoder:
     def __post_init__(self) -> None:
         tensors, W_enc, covered = (self.b_enc, self.threshold, self.W_dec, self.b_dec), self.W_enc, self.hook_points
         if W_enc.ndim != 3 or not W_enc.is_floating_point() or any(one.dtype != W_enc.dtype for one in tensors):
-            raise ValueError(f"W_enc of shape {tuple(W_enc.shape)}, {W_enc.dtype}: give 3 axes, and all tensors one float dtype")
+            raise ValueError(f"W_enc is {tuple(W_enc.shape)}, {W_enc.dtype}; it needs 3 axes, and all tensors one float dtype")
         p, d, f = W_enc.shape
         for name, shape in {"b_enc": (f,), "threshold": (f,), "W_dec": (f, p, d), "b_dec": (p, d)}.items():
             if tuple(getattr(self, name).shape) != shape:

@@ -70,7 +70,7 @@ def parse_source(source: str | Path) -> Source:
         raise FileNotFoundError(f"{text!r} cannot be looked up ({in_one_line(error)}); {_remedy(error)}") from error
     if is_file:
         raise FileNotFoundError(f"{text!r} is a file; give the folder that it is in")
-    match = _HUB.fullmatch(text)
+    match = _HUB.fullmatch(text.rstrip("/"))
     if match is None or text.startswith((".", "/", "~")):
         raise FileNotFoundError(
             f"{text!r} is no folder here, and no hub name such as 'owner/name', 'owner/name/subfolder' or 'owner/name@revision'"
