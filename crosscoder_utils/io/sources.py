@@ -163,7 +163,8 @@ def _hub_files(source: Source) -> list[str]:
         return list(HfApi().list_repo_files(source.name, revision=source.revision))
     except Exception as error:  # offline, or whatever the hub's HTTP library raises
         try:
-            top = Path(snapshot_download(source.name, revision=source.revision, local_files_only=True))
+            # Without a pattern it asks for every file of the repository.
+            top = Path(snapshot_download(source.name, revision=source.revision, allow_patterns=[], local_files_only=True))
         except Exception:
             raise _unreachable(str(source), error) from error
         return [path.relative_to(top).as_posix() for path in sorted(top.rglob("*")) if not path.is_dir()]

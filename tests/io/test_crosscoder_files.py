@@ -214,11 +214,11 @@ BYTES = {
         b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n",
         "is a pointer of Git LFS, not the file",
     ),
-    "a page": (b"<html>404</html>", "fetch it again"),
-    "zeros": (bytes(500), "fetch it again"),
-    "random": (bytes(np.random.default_rng(0).integers(0, 256, 3000, dtype=np.uint8)), "fetch it again"),
-    "deep": (b"[" * 200_000, "fetch it again|cannot be read as YAML"),
-    "latin-1": ("é".encode("latin-1") * 50, "fetch it again|cannot be read as YAML"),
+    "a page": (b"<html>404</html>", "fetch it"),
+    "zeros": (bytes(500), "fetch it"),
+    "random": (bytes(np.random.default_rng(0).integers(0, 256, 3000, dtype=np.uint8)), "fetch it"),
+    "deep": (b"[" * 200_000, "fetch it|cannot be read as YAML"),
+    "latin-1": ("é".encode("latin-1") * 50, "fetch it|cannot be read as YAML"),
 }
 
 

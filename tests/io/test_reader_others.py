@@ -141,7 +141,7 @@ def test_the_survey_s_crosscoders_of_dictionary_learning(name):
 @pytest.mark.parametrize("normalised", [True, False], ids=["normalised", "raw"])
 @pytest.mark.parametrize("kind", KINDS[:4])
 def test_thresholds_act_on_activation_times_decoder_norm(tmp_path, kind, normalised, scale):
-    tensors = stacked(kind, normalised=normalised, threshold=6.0, scale=scale)
+    tensors = stacked(kind, normalised=normalised, threshold=0.5 if kind == "NONE" else 6.0, scale=scale)
     raw = inputs(POINTS, D_MODEL)
     crosscoder = load_crosscoder(write(tmp_path, config_of(kind, k=8), tensors, NAMES))
     check(crosscoder, raw, *library(tensors, raw, kind))

@@ -146,7 +146,7 @@ def test_the_architecture_is_looked_at_before_the_weights(tmp_path):
         ("W_skip", torch.ones(D_MODEL, D_MODEL), "holds W_skip"),
         ("r_mag", torch.ones(FEATURES), "holds r_mag, switches|holds r_mag"),
         ("offset", torch.ones(3), "holds tensors that are not known here and could change results: offset"),
-        ("W_enc", torch.ones(FEATURES, D_MODEL), r"W_dec has shape \(20, 8\), it should be \(8, 20\)"),
+        ("W_enc", torch.ones(FEATURES, D_MODEL), r"b_enc has shape \(20,\), it should be \(8,\)"),
         ("b_dec", torch.ones(D_MODEL + 1), r"b_dec has shape \(9,\), it should be \(8,\)"),
         ("b_enc", torch.ones(FEATURES, dtype=torch.int64), "b_enc holds int64 numbers, not dense floating-point ones"),
     ],

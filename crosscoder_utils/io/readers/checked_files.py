@@ -3,6 +3,7 @@
 No code in a file is executed: pickles and NumPy archives are read as tensors only, YAML as plain data only.
 """
 
+import errno
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -105,7 +106,9 @@ def _read_pickle(path: Path) -> Mapping[str, Tensor]:
             f"{path} holds more than tensors, and reading it might run code; get it as safetensors, or from a source you trust "
             "and save its state dict again"
         ) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
+    except (RuntimeError, EOFError, zipfile.BadZipFile, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: it looked beyond the end
+            raise
         raise ValueError(f"{path} is damaged or cut short ({in_one_line(error)}); fetch it again") from error
     if not isinstance(state, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"{path} is not a state dict of tensors; save the model's state_dict()")
@@ -118,9 +121,10 @@ def _last_sentence(error: Exception) -> str:
 
 
 def _read_npz(path: Path) -> Mapping[str, Tensor]:
-    with np.load(path, allow_pickle=False) as archive:
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError(f"{path} is a single array, not a NumPy archive; save it with numpy.savez")
+    archive = np.load(path, allow_pickle=False)
+    if isinstance(archive, np.ndarray):
+        raise ValueError(f"{path} is a single array, not a NumPy archive; save it with numpy.savez")
+    with archive:
         arrays = {name: archive[name] for name in archive.files}
     strange = [name for name, array in arrays.items() if array.dtype.kind not in "fiub"]
     if strange:

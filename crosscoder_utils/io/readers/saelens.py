@@ -93,9 +93,10 @@ class SaelensReader(Reader):
         threshold, k = _when_active(kind, config, tensors, options, weights.n_features)
         tensors.refuse_rest({"b_gate": _REFUSED["gated"], "r_mag": _REFUSED["gated"], "W_skip": _TRANSCODER})
         config.ignore(*_TRAINING.split())
+        centred = _is_centred(config, metadata)
         config.refuse_rest()
         points = None if hook_point is None else (hook_point,)
-        return weights.crosscoder(points, threshold, k, center=_is_centred(config, metadata))
+        return weights.crosscoder(points, threshold, k, centred)
 
 
 def _activation(config: Settings) -> str:
@@ -118,9 +119,9 @@ def _activation(config: Settings) -> str:
 def _normalisation(config: Settings) -> bool:
     """Whether activations are to be scaled by one constant factor first."""
     stated = config.any("normalize_activations")  # before version 4 true or false
-    name = {None: "none", False: "none", True: "expected_average_only_in"}.get(stated, stated)
+    name = "expected_average_only_in" if stated is True else stated or "none"
     if name not in ("none", "expected_average_only_in"):
-        why = _NORMALISED.get(name, "known are none and expected_average_only_in; use an SAE without it")
+        why = _NORMALISED.get(str(name), "known are none and expected_average_only_in; use an SAE without it")
         raise ValueError(f"{config.path} says normalize_activations: {stated!r}; {why}")
     return name != "none"
 
@@ -139,7 +140,7 @@ def _hook_point(config: Settings, metadata: Settings) -> int | None:
 def _is_centred(config: Settings, metadata: Settings) -> bool:
     """Whether the model wrote centred vectors to the residual stream, by TransformerLens' processing."""
     kept = [settings.mapping("model_from_pretrained_kwargs") for settings in (config, metadata)]
-    return any(settings.flag("center_writing_weights") for settings in kept)
+    return any([settings.flag("center_writing_weights") for settings in kept])
 
 
 def _weights(tensors: Tensors, config: Settings) -> Weights:
