@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from crosscoder_utils.io.error_messages import in_one_line
@@ -160,6 +160,8 @@ def _local_files(folder: Path) -> list[str]:
 
 def _hub_files(source: Source) -> list[str]:
     try:
+        if not constants.HF_HUB_OFFLINE:
+            HfApi().model_info(source.name, revision=source.revision)  # fails at once without a network; a listing retries long
         return list(HfApi().list_repo_files(source.name, revision=source.revision))
     except Exception as error:  # offline, or whatever the hub's HTTP library raises
         try:

@@ -9,6 +9,7 @@ from fake_hub import FakeHub
 from foreign_files import D_MODEL, FEATURES, POINTS, refused
 from real_formats import random_tensors, write_crosscode, write_saelens
 
+from crosscoder_utils import load_crosscoder
 from crosscoder_utils.io.readers import find_crosscoder
 from crosscoder_utils.io.sources import Source, list_files, parse_source
 
@@ -88,29 +89,38 @@ def test_a_hub_that_cannot_be_reached():
 CODE = """
 import sys
 from crosscoder_utils import load_crosscoder
-for source in sys.argv[1:]:
+for source in map(str.strip, sys.stdin):
     try:
         found = load_crosscoder(source)
-        print(found.n_features, found.hook_points)
+        print(found.n_features, found.hook_points, flush=True)
     except Exception as error:
-        print(type(error).__name__, error)
+        print(type(error).__name__, error, flush=True)
 """
 
 
-def loaded(home, sources, **environment) -> list[str]:
-    """What another process says that loads these sources."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    kept |= {
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_XET": "1",
-        "NO_PROXY": "127.0.0.1",
-    } | environment
-    run = subprocess.run([sys.executable, "-c", CODE, *sources], env=kept, capture_output=True, text=True, check=True)
-    return run.stdout.splitlines()
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Starts a process with this hub and a cache of its own; the function that it returns loads sources there."""
+    running = []
+
+    def start(address: str):
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        kept |= {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        running.append(subprocess.Popen([sys.executable, "-c", CODE], env=kept, **pipes))
+
+        def load(source: str) -> str:
+            print(source, file=running[-1].stdin, flush=True)
+            return running[-1].stdout.readline().rstrip()
+
+        return load
+
+    yield start
+    for process in running:
+        process.communicate()
 
 
-def test_a_repository_is_fetched_file_by_file_and_read_from_the_cache(tmp_path):
+def test_a_repository_is_fetched_file_by_file_and_read_from_the_cache(tmp_path, monkeypatch, elsewhere):
     repository = tmp_path / "repository"
     for step in (9, 10):
         write_crosscode(repository / "run" / f"epoch_0_step_{step}", random_tensors(POINTS, D_MODEL, FEATURES, 1, seed=step))
@@ -125,7 +135,8 @@ def test_a_repository_is_fetched_file_by_file_and_read_from_the_cache(tmp_path):
     (repository / "huge.safetensors").write_bytes(b"0" * 1000)
     hub = FakeHub(repository)
     sources = ["owner/name/run", "owner/name/saes/layer 2", "owner/name", "owner/name/run/epoch_0_step_9"]
-    first = loaded(tmp_path / "home", sources, HF_ENDPOINT=hub.address)
+    load = elsewhere(hub.address)
+    first = [load(source) for source in sources]
     hub.shutdown()
     hub.server_close()
     assert first[:2] == [f"{FEATURES} (1, 2, 3)", f"{FEATURES} (2,)"] and first[3] == f"{FEATURES} (1, 2, 3)"
@@ -133,5 +144,8 @@ def test_a_repository_is_fetched_file_by_file_and_read_from_the_cache(tmp_path):
     run = ["run/epoch_0_step_10/model.pt", "run/epoch_0_step_10/model_cfg.yaml", "run/experiment_config.yaml"]
     other = ["run/epoch_0_step_9/model.pt"]  # its configuration has the same content and is in the cache already
     assert sorted(hub.fetched) == sorted([*run, *other, *names("saes/layer 2")])
-    assert loaded(tmp_path / "home", sources[:2], HF_ENDPOINT=hub.address, HF_HUB_OFFLINE="1") == first[:2]
-    assert loaded(tmp_path / "home", sources[:2], HF_ENDPOINT=hub.address) == first[:2]  # the server is gone
+    assert [load(source) for source in sources[:2]] == first[:2]  # the server is gone
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home" / "hub")
+    )  # here the hub is switched off
+    assert [load_crosscoder(source).hook_points for source in sources[:2]] == [(1, 2, 3), (2,)]
