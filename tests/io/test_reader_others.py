@@ -268,6 +268,8 @@ def test_the_survey_s_sae_of_dictionary_learning():
         ({"dict_class": "GatedAutoEncoder"}, {}, "says dict_class 'GatedAutoEncoder': a gated SAE"),
         ({"dict_class": "CrossCoder"}, {}, "says dict_class 'CrossCoder'; known are"),
         ({"submodule_name": "mlp_out_layer_3"}, {}, "'mlp_out_layer_3' is no residual stream"),
+        ({"layer": 4}, {}, "says layer: 4 and submodule_name: 'resid_post_layer_3'"),
+        ({"layer": "3"}, {}, "says layer: '3'; it must be a whole number"),
         ({"submodule_name": None, "layer": None}, {}, r"does not say which hook point it reads; give hook_points=\[l\]"),
         ({}, {"io": "in_and_out"}, "says io: 'in_and_out'; only SAEs on the output of a module"),
         ({"norm_factor": 2.0}, {}, "has the setting 'norm_factor': 2.0, which is not known"),

@@ -120,6 +120,10 @@ def test_centred_if_the_model_was_processed(tmp_path):
         ({"normalize_activations": ["none"]}, r"says normalize_activations: \['none'\]; known are"),
         ({"hook_name": 3}, "says hook_name: 3; it must be a text"),
         ({"hook_name": "blocks.1.hook_mlp_out"}, "'blocks.1.hook_mlp_out' is no residual stream between blocks"),
+        (
+            {"metadata": {"hook_name": "blocks.2.hook_resid_post"}},
+            "names two hook points, blocks.1.hook_resid_post and blocks.2",
+        ),
         ({"hook_head_index": 2}, "says hook_head_index: 2; it reads one attention head"),
         ({"reshape_activations": "hook_z"}, "says reshape_activations: 'hook_z'; it reads attention heads"),
         ({"metadata": 3}, "says metadata: 3; it must be keys and values"),

@@ -76,12 +76,16 @@ class DictionaryReader(Reader):
 
 def _hook_name(config: Settings, trainer: Settings) -> str | None:
     """The hook that it reads; None if the configuration does not say."""
-    layer, module = trainer.any("layer"), trainer.text("submodule_name")
+    layer, module = trainer.count("layer"), trainer.text("submodule_name")
     config.mapping("buffer").expect("io", ("out",), "only SAEs on the output of a module are read")
     if module is None:
-        return None if not isinstance(layer, int) else f"blocks.{layer}.hook_resid_post"
+        return None if layer is None else f"blocks.{layer}.hook_resid_post"
     match = re.fullmatch(r"resid_post_layer_?(\d+)", module)
-    return f"blocks.{match[1]}.hook_resid_post" if match else module
+    if match is None:
+        return module
+    if layer not in (None, int(match[1])):
+        raise ValueError(f"{trainer.path} says layer: {layer} and submodule_name: {module!r}; keep the right one")
+    return f"blocks.{match[1]}.hook_resid_post"
 
 
 def _weights(tensors: Tensors, trainer: Settings, kind: str) -> Weights:

@@ -133,8 +133,10 @@ def _hook_point(config: Settings, metadata: Settings) -> int | None:
         for settings in (config, metadata):
             settings.expect(key, (), "it reads one attention head, and crosscoders here the residual stream")
     config.expect("reshape_activations", ("none",), "it reads attention heads, and crosscoders here the residual stream")
-    name = next(filter(None, names), None)
-    return None if name is None else hook_point_of(name)
+    points = {hook_point_of(name) for name in names if name is not None}
+    if len(points) > 1:
+        raise ValueError(f"{config.path} names two hook points, {' and '.join(filter(None, names))}; keep the right one")
+    return next(iter(points), None)
 
 
 def _is_centred(config: Settings, metadata: Settings) -> bool:
