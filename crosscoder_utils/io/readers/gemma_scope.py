@@ -135,11 +135,13 @@ def _one_crosscoder(paths: Sequence[Path], holds: str) -> tuple[Weights, torch.T
 
 
 def _sae(tensors: Tensors, w_enc: str, w_dec: str) -> tuple[Weights, torch.Tensor]:
-    W_enc = tensors.take(w_enc, shape=(None, None))
-    d_model, n_features = W_enc.shape
+    b_enc = tensors.take("b_enc", shape=(None,))
+    n_features = len(b_enc)
+    W_enc = tensors.take(w_enc, shape=(None, n_features))
+    d_model = len(W_enc)
     weights = Weights.of_one_point(
         W_enc,
-        tensors.take("b_enc", shape=(n_features,)),
+        b_enc,
         tensors.take(w_dec, shape=(n_features, d_model)),
         tensors.take("b_dec", shape=(d_model,)),
     )

@@ -146,10 +146,10 @@ def _is_centred(config: Settings, metadata: Settings) -> bool:
 
 
 def _weights(tensors: Tensors, config: Settings) -> Weights:
-    d_model, n_features = config.count("d_in"), config.count("d_sae")
-    W_enc = tensors.take("W_enc", shape=(d_model, n_features))
-    d_model, n_features = W_enc.shape
-    b_enc = tensors.take("b_enc", shape=(n_features,))
+    b_enc = tensors.take("b_enc", shape=(config.count("d_sae"),))
+    n_features = len(b_enc)
+    W_enc = tensors.take("W_enc", shape=(config.count("d_in"), n_features))
+    d_model = len(W_enc)
     W_dec = tensors.take("W_dec", shape=(n_features, d_model))
     for name in ("scaling_factor", "finetuning_scaling_factor"):
         factor = tensors.take_if_there(name)
