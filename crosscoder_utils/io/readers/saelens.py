@@ -42,22 +42,23 @@ _NORMALISED = {  # what to do about normalisations of the activations
 _TRAINING = """
     act_store_device activations_mixing_fraction adam_beta1 adam_beta2 autocast autocast_lm aux_loss_coefficient
     b_dec_init_method cached_activations_path checkpoint_path compile_llm compile_sae context_size d_head dataset_path
-    dataset_trust_remote_code dead_feature_threshold dead_feature_window decoder_heuristic_init decoder_heuristic_init_norm
-    decoder_init_norm decoder_orthogonal_init device disable_concat_sequences dtype eval_batch_size_prompts
-    eval_every_n_wandb_logs exclude_special_tokens expansion_factor feature_sampling_window finetuning_method
-    finetuning_tokens from_pretrained_path from_pretrained_path_or_sae hook_eval hook_layer hook_point_eval hook_point_layer
+    dataset_trust_remote_code dead_feature_estimation_method dead_feature_threshold dead_feature_window
+    decoder_heuristic_init decoder_heuristic_init_norm decoder_init_norm decoder_orthogonal_init device
+    disable_concat_sequences dtype eval_batch_size_prompts eval_every_n_wandb_logs exclude_special_tokens expansion_factor
+    feature_reinit_scale feature_sampling_method feature_sampling_window finetuning_method finetuning_tokens
+    from_pretrained_path from_pretrained_path_or_sae hook_eval hook_layer hook_point_eval hook_point_layer
     init_encoder_as_decoder_transpose is_dataset_on_disk is_dataset_tokenized jumprelu_bandwidth jumprelu_init_threshold
     jumprelu_sparsity_loss_mode jumprelu_tanh_scale l0_coefficient l0_lambda l0_warm_up_steps l1_coefficient
-    l1_warm_up_steps llm_compilation_mode llm_device log_activations_store_to_wandb log_optimizer_state_to_wandb log_to_wandb
-    log_weights_to_wandb logger lp_norm lr lr_decay_steps lr_end lr_scheduler_name lr_warm_up_steps matryoshka_widths
-    mse_loss_normalization model_class_name model_kwargs model_name n_batches_for_norm_estimate n_batches_in_buffer
-    n_checkpoints n_eval_batches n_restart_cycles n_training_samples n_training_steps name neuronpedia_id noise_scale
-    normalize_sae_decoder output_path pre_act_loss_coefficient prepend_bos release resume run_name sae_compilation_mode
-    sae_id sae_lens_training_version sae_lens_version scale_sparsity_penalty_by_decoder_norm seed seqpos seqpos_slice
-    sequence_separator_token sparsity store_batch_size_prompts streaming tokens_per_buffer topk_threshold_lr
-    total_training_steps total_training_tokens train_batch_size train_batch_size_tokens training_tokens use_cached_activations
-    use_chat_formatting use_ghost_grads use_matryoshka_aux_loss use_sparse_activations verbose wandb_entity wandb_id
-    wandb_log_frequency wandb_project
+    l1_warm_up_steps llm_compilation_mode llm_device log_activations_store_to_wandb log_optimizer_state_to_wandb
+    log_to_wandb log_weights_to_wandb logger lp_norm lr lr_decay_steps lr_end lr_scheduler_name lr_warm_up_steps
+    matryoshka_widths model_class_name model_kwargs model_name mse_loss_normalization n_batches_for_norm_estimate
+    n_batches_in_buffer n_checkpoints n_eval_batches n_restart_cycles n_training_samples n_training_steps name
+    neuronpedia_id noise_scale normalize_sae_decoder output_path pre_act_loss_coefficient prepend_bos release
+    resample_batches resume run_name sae_compilation_mode sae_id sae_lens_training_version sae_lens_version
+    scale_sparsity_penalty_by_decoder_norm seed seqpos seqpos_slice sequence_separator_token sparsity store_batch_size
+    store_batch_size_prompts streaming tokens_per_buffer topk_threshold_lr total_training_steps total_training_tokens
+    train_batch_size train_batch_size_tokens training_tokens use_cached_activations use_chat_formatting use_ghost_grads
+    use_matryoshka_aux_loss use_sparse_activations verbose wandb_entity wandb_id wandb_log_frequency wandb_project
 """  # settings of training and of the data, as versions 1 to 6 wrote them
 
 
@@ -91,7 +92,8 @@ class SaelensReader(Reader):
         if config.flag("apply_b_dec_to_input", True):
             weights = weights.with_input_bias(weights.b_dec)
         threshold, k = _when_active(kind, config, tensors, options, weights.n_features)
-        tensors.refuse_rest({"b_gate": _REFUSED["gated"], "r_mag": _REFUSED["gated"], "W_skip": _TRANSCODER})
+        of = {"b_gate": "gated", "b_mag": "gated", "r_mag": "gated", "W_skip": "skip_transcoder"}
+        tensors.refuse_rest({name: f"of a {kind} SAE, which {_REFUSED[kind]}" for name, kind in of.items()})
         config.ignore(*_TRAINING.split())
         centred = _is_centred(config, metadata)
         config.refuse_rest()
@@ -108,7 +110,7 @@ def _activation(config: Settings) -> str:
     config.ignore("activation_fn_str")
     kinds = {"standard": function, "matryoshka_batchtopk": "batchtopk"}
     kind = kinds.get(architecture, architecture)
-    if kind not in ("relu", "jumprelu", "topk", "batchtopk") or (kind == "jumprelu" and function != "relu"):
+    if kind not in ("relu", "jumprelu", "topk", "batchtopk") or function not in ("relu", kind):
         raise ValueError(
             f"{config.path} says architecture {architecture!r} with activation {function!r}; known are standard, jumprelu, "
             "topk and batchtopk SAEs with ReLU"
@@ -119,7 +121,9 @@ def _activation(config: Settings) -> str:
 def _normalisation(config: Settings) -> bool:
     """Whether activations are to be scaled by one constant factor first."""
     stated = config.any("normalize_activations")  # before version 4 true or false
-    name = "expected_average_only_in" if stated is True else stated or "none"
+    name = stated
+    if stated is None or isinstance(stated, bool):
+        name = "expected_average_only_in" if stated else "none"
     if name not in ("none", "expected_average_only_in"):
         why = _NORMALISED.get(str(name), "known are none and expected_average_only_in; use an SAE without it")
         raise ValueError(f"{config.path} says normalize_activations: {stated!r}; {why}")
