@@ -25,8 +25,8 @@ def save_crosscoder(crosscoder: Crosscoder, folder: str | Path) -> None:
         "d_model": crosscoder.d_model,
         "n_features": crosscoder.n_features,
         "center": crosscoder.center,
-        "hook_points": crosscoder.hook_points,
-        "k": crosscoder.k,
+        "hook_points": None if crosscoder.hook_points is None else [int(point) for point in crosscoder.hook_points],
+        "k": None if crosscoder.k is None else int(crosscoder.k),
     }
     with whole_file(folder / WEIGHTS) as aside:
         save_file({name: getattr(crosscoder, name).detach().cpu().contiguous() for name in TENSORS}, aside)

@@ -1,5 +1,6 @@
 """Crosscoder files, ours and those of crosscode, against plain formulas; arguments; and files that are damaged."""
 
+import dataclasses
 import io
 import json
 import math
@@ -292,6 +293,23 @@ def test_a_file_that_cannot_be_opened_is_not_a_broken_one(tmp_path, monkeypatch,
     with pytest.raises(ValueError, match=match) as info:
         load_crosscoder(folder)
     assert "fetch" not in str(info.value) and "delete" not in str(info.value) and "\n" not in str(info.value)
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
+    folder = own(tmp_path)
+
+    def listdir(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.listdir", listdir)
+    refused("cannot be read .*your user may not read it: ask its owner for permission", folder, FileNotFoundError)
+
+
+def test_numbers_of_numpy_are_saved(tmp_path, no_type_checks):
+    crosscoder = dataclasses.replace(load_crosscoder(own(tmp_path)), hook_points=(np.int64(1), np.int64(2), 4), k=np.int64(3))
+    save_crosscoder(crosscoder, tmp_path / "again")
+    again = load_crosscoder(tmp_path / "again")
+    assert again.hook_points == (1, 2, 4) and again.k == 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -98,6 +98,12 @@ def test_a_constant_factor_on_the_activations_is_folded_if_it_is_given(tmp_path)
     compare(load_crosscoder(folder, scaling_factors=[0.25]), *expected(tensors, torch.relu, factor=0.25))
 
 
+def test_another_configuration_beside_its_own(tmp_path):
+    folder = write(tmp_path, HOOK, sae_tensors(), NAMES)
+    (folder / "config.json").write_text("{}")
+    compare(load_crosscoder(folder), *expected(sae_tensors(), torch.relu))
+
+
 def test_centred_if_the_model_was_processed(tmp_path):
     config = HOOK | {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
     assert load_crosscoder(write(tmp_path, config, sae_tensors(), NAMES)).center is True

@@ -1,5 +1,6 @@
 """Residual SAEs in the folder format of SAELens (github.com/decoderesearch/SAELens), also of before its version 6."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -70,8 +71,9 @@ class SaelensReader(Reader):
     marks = (WEIGHTS,)
     others = (CONFIG,)
 
-    def files(self, names) -> list[str]:
-        return [] if "config.json" in names else super().files(names)
+    def files(self, names: Sequence[str]) -> list[str]:
+        is_llamascopium = "config.json" in names and CONFIG not in names
+        return [] if is_llamascopium else super().files(names)
 
     def read(self, folder: Path, options: Options) -> Crosscoder:
         config = open_json(folder / CONFIG, self.holds)
