@@ -15,7 +15,7 @@ from crosscoder_utils.interventions import METHODS, Ablate, Clamp, ManyLayers, P
 from crosscoder_utils.io.crosscoder_files import load_crosscoder, save_crosscoder
 from crosscoder_utils.loading import Setup, load
 from crosscoder_utils.presets import PRESETS, Preset
-from crosscoder_utils.prompts import add_tag, from_marker, from_position, remove_tag, token_ids
+from crosscoder_utils.prompts import add_tag, chat_prompt, from_marker, from_position, remove_tag, token_ids
 
 _LAZY = {
     "analysis.discovery": [
@@ -31,8 +31,8 @@ _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 
 __all__ = [
     "METHODS", "PRESETS", "Ablate", "Clamp", "Crosscoder", "Generation", "Generations", "ManyLayers", "Perturbation", "Preset",
-    "Setup", "SingleLayer", "Steer", "add_tag", "from_marker", "from_position", "generate", "load", "load_crosscoder",
-    "remove_tag", "residual_hooks", "save_crosscoder", "token_ids", *_MODULE_OF,
+    "Setup", "SingleLayer", "Steer", "add_tag", "chat_prompt", "from_marker", "from_position", "generate", "load",
+    "load_crosscoder", "remove_tag", "residual_hooks", "save_crosscoder", "token_ids", *_MODULE_OF,
 ]  # fmt: skip
 
 

@@ -44,8 +44,8 @@ class FeatureEncoder:
         return residuals.flatten(-2) @ self.weights + self._beside_tokens(self.bias)
 
     def activate(self, pre_activations: Float[Tensor, "*any feature"]) -> Float[Tensor, "*any feature"]:
-        """The pre-activation where it exceeds the threshold, else 0 (JumpReLU)."""
-        return torch.where(pre_activations > self._beside_tokens(self.threshold), pre_activations, 0.0)
+        """The pre-activation where it exceeds the threshold, else 0 (JumpReLU); NaN stays NaN."""
+        return torch.where(pre_activations <= self._beside_tokens(self.threshold), 0.0, pre_activations)
 
     def select(self, rows: Tensor | slice) -> "FeatureEncoder":
         """That of some rows."""
@@ -84,27 +84,26 @@ class Crosscoder:
     k: int | None = None
 
     def __post_init__(self) -> None:
-        points, d_model, features = self.W_enc.shape
-        expected = {
-            "b_enc": (features,),
-            "threshold": (features,),
-            "W_dec": (features, points, d_model),
-            "b_dec": (points, d_model),
-        }
-        for name, shape in expected.items():
+        tensors, W_enc, covered = (self.b_enc, self.threshold, self.W_dec, self.b_dec), self.W_enc, self.hook_points
+        if W_enc.ndim != 3 or not W_enc.is_floating_point() or any(one.dtype != W_enc.dtype for one in tensors):
+            raise ValueError(f"W_enc is {tuple(W_enc.shape)}, {W_enc.dtype}; it needs 3 axes, and all tensors one float dtype")
+        p, d, f = W_enc.shape
+        for name, shape in {"b_enc": (f,), "threshold": (f,), "W_dec": (f, p, d), "b_dec": (p, d)}.items():
             if tuple(getattr(self, name).shape) != shape:
                 raise ValueError(
-                    f"{name} has shape {tuple(getattr(self, name).shape)} but W_enc {tuple(self.W_enc.shape)} asks for "
+                    f"{name} has shape {tuple(getattr(self, name).shape)} but W_enc {tuple(W_enc.shape)} asks for "
                     f"{shape}; take all tensors from one checkpoint"
                 )
-        covered = self.hook_points
-        if covered is not None and (len(covered) != points or list(covered) != sorted(set(covered)) or covered[0] < 0):
+        whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in (*(covered or ()), self.k or 0))
+        if not whole or not isinstance(self.center, bool):
+            raise ValueError(f"hook_points={covered} and k={self.k!r} are whole numbers, center={self.center!r} true or false")
+        if covered is not None and (len(covered) != p or list(covered) != sorted(set(covered)) or covered[0] < 0):
             raise ValueError(
-                f"hook_points={covered} do not fit weights with {points} hook points; give {points} different ones, ascending, "
+                f"hook_points={covered} do not fit weights with {p} hook points; give {p} different ones, ascending, "
                 "0 for after the embedding and l for after block l"
             )
-        if self.k is not None and not 0 < self.k <= features:
-            raise ValueError(f"k={self.k} is out of range; this crosscoder has {features} features")
+        if self.k is not None and not 0 < self.k <= f:
+            raise ValueError(f"k={self.k} is out of range; this crosscoder has {f} features")
 
     @property
     def n_points(self) -> int:

@@ -1,5 +1,6 @@
 """Batched, cached generation under per-row interventions."""
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from crosscoder_utils.engine import Batch, Decoding, Limits, Request, Sampler, family, plan_batches, records_of
+from crosscoder_utils.hooks import own_settings
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.validation import chosen, finite_number, flag, instance, instances, texts, whole_number
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.prompts import check_prompt
 
 RECORDS = ("target", "everything", "nothing")
 
@@ -31,6 +32,7 @@ class Generation:
         token_ids: Its ids.
         intervention: What was done; None for an untouched row.
         n_prompt_tokens: How many of the recorded tokens are the prompt's.
+        failed: Whether an edit or a logit was infinite or NaN. The text ends there, and all records are NaN.
         activation_before: The feature's activation in the clean model.
         activation_after: The same, encoded from the edited stream.
         pre_activation_before: As `activation_before`, without the JumpReLU.
@@ -46,6 +48,7 @@ class Generation:
     token_ids: list[int]
     intervention: Intervention | None
     n_prompt_tokens: int
+    failed: bool = False
     activation_before: Float[np.ndarray, "token *target"] | None = None
     activation_after: Float[np.ndarray, "token *target"] | None = None
     pre_activation_before: Float[np.ndarray, "token *target"] | None = None
@@ -63,7 +66,7 @@ class Generation:
 
         `relative_edit_norm` is the largest norm of the edit, over tokens and hook points, relative to the residual stream's.
         """
-        row = {"prompt": self.prompt, "completion": self.completion, "n_tokens": len(self.token_ids)}
+        row = {"prompt": self.prompt, "completion": self.completion, "n_tokens": len(self.token_ids), "failed": self.failed}
         if self.intervention is None:
             return row | {"intervention": "none"}
         row |= self.intervention.settings
@@ -84,6 +87,7 @@ class Generations(list[Generation]):
         return pd.DataFrame([generation.summary() for generation in self])
 
 
+@own_settings
 def generate(
     setup: Setup,
     prompts: str | Sequence[str],
@@ -146,6 +150,13 @@ def generate(
                 for ended in Decoding(setup, [requests[n] for n in part], part, limits, sampler).run():
                     results |= zip(ended.number.tolist(), _results(setup, ended, limits), strict=True)
                     advance(len(ended))
+    failed = sum(generation.failed for generation in results.values())
+    if failed:
+        warnings.warn(
+            f"{failed} of {len(requests)} rows failed: an edit or a logit was infinite or NaN, where their text ends, and "
+            "their records are NaN; use a smaller scale or learning rate",
+            stacklevel=3,
+        )
     return Generations(results[number] for number in range(len(requests)))
 
 
@@ -159,10 +170,9 @@ def make_requests(setup: Setup, prompts, interventions, max_new_tokens: int) -> 
         )
     for one in {id(i): i for i in interventions if i is not None}.values():
         one.check(crosscoder)
-    preset, tokenizer = setup.preset, setup.tokenizer
-    ids = {p: check_prompt(p, tokenizer, max_new_tokens, preset.prepend_bos, preset.context) for p in dict.fromkeys(prompts)}
+    ids = {p: setup.token_ids(p, max_new_tokens) for p in dict.fromkeys(prompts)}
     scopes = dict.fromkeys((p, i.scope) for p, i in zip(prompts, interventions) if i is not None)
-    bounds = {(p, scope): scope.bounds(p, tokenizer) for p, scope in scopes}
+    bounds = {(p, scope): scope.bounds(p, setup.tokenizer) for p, scope in scopes}
     return [
         Request(p, ids[p], i, (0, 0) if i is None else bounds[p, i.scope]) for p, i in zip(prompts, interventions, strict=True)
     ]
@@ -178,11 +188,14 @@ def _families(requests: Sequence[Request]) -> list[list[int]]:
 
 def _results(setup: Setup, batch: Batch, limits: Limits) -> Iterator[Generation]:
     """Rows that have ended, with the records of their own tokens."""
-    rows = zip(batch.requests, batch.tokens.tolist(), batch.end.tolist(), records_of(setup, batch, limits), strict=True)
-    for request, tokens, end, records in rows:
+    n_prompt_tokens = (batch.n_prompt - batch.content_start).tolist()
+    own = zip(batch.requests, batch.tokens.tolist(), batch.end.tolist(), n_prompt_tokens, batch.failed.tolist(), strict=True)
+    for (request, tokens, end, n_prompt, failed), records in zip(own, records_of(setup, batch, limits), strict=True):
         ids = tokens[batch.n_prompt : end]
-        completion = setup.tokenizer.decode(ids)
-        yield Generation(request.prompt, completion, ids, request.intervention, len(request.ids), **records)
+        completion = setup.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        if failed:
+            records = {name: np.full_like(values, np.nan) for name, values in records.items()}
+        yield Generation(request.prompt, completion, ids, request.intervention, n_prompt, failed, **records)
 
 
 def _as_rows(prompts, intervention) -> tuple[list[str], list[Intervention | None]]:

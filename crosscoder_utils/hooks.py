@@ -5,9 +5,14 @@ of them; ``point`` then counts those.
 """
 
 import copy
+import functools
+import inspect
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,6 +22,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import Cache, PreTrainedModel
 from transformers.activations import GELUTanh, NewGELUActivation
+
+from crosscoder_utils.io.error_messages import in_one_line
 
 Edit = Callable[[int], Float[Tensor, "row pos d_model"] | None]
 """What to add to the residual stream at a hook point; None for nothing."""
@@ -28,13 +35,51 @@ class PlainModel:
 
     Attributes:
         causal_lm: The whole model, which gives logits.
-        blocks: Its transformer blocks, in order.
-        final_norm: The norm between the last block and the unembedding.
+        parts: Names of its transformer blocks, and of the norm between the last block and the unembedding.
+        lock: Held while hooks are on the blocks, so that threads do not see each other's.
     """
 
     causal_lm: PreTrainedModel
-    blocks: nn.ModuleList
-    final_norm: nn.Module
+    parts: tuple[str, str]
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    @cached_property
+    def blocks(self) -> nn.ModuleList:
+        return self.causal_lm.get_submodule(self.parts[0])
+
+    @cached_property
+    def final_norm(self) -> nn.Module:
+        return self.causal_lm.get_submodule(self.parts[1])
+
+    @cached_property
+    def arguments(self) -> frozenset[str]:
+        """Names of what a pass takes."""
+        return frozenset(inspect.signature(self.causal_lm.base_model.forward).parameters)
+
+
+_F = TypeVar("_F", bound=Callable)
+
+
+def own_settings(function: _F) -> _F:
+    """Run a function with torch's usual settings, whatever the program around it has set.
+
+    Inference mode would forbid the gradients that a search needs, autocast would round, and random numbers depend on the
+    default dtype and device.
+    """
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        dtype = torch.get_default_dtype()
+        modes = (torch.autocast(kind, enabled=False) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind))
+        with ExitStack() as stack:
+            for mode in (torch.inference_mode(False), torch.device("cpu"), *modes):
+                stack.enter_context(mode)
+            if dtype != torch.float32:
+                stack.callback(torch.set_default_dtype, dtype)
+                torch.set_default_dtype(torch.float32)
+            return function(*args, **kwargs)
+
+    return run
 
 
 _PLAIN_MODELS: WeakKeyDictionary[TransformerBridge, PlainModel] = WeakKeyDictionary()
@@ -44,13 +89,19 @@ def bridge(model: PreTrainedModel, name: str) -> TransformerBridge:
     """Put TransformerLens' hook points around a copy of `model` that shares its weights; `model` itself stays as it is."""
     memo = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     copied = copy.deepcopy(model, memo)
-    wrapped = build_bridge_from_module(copied, type(model).__name__, hf_config=model.config, model_name=name).eval()
-    blocks, norm = (model.get_submodule(wrapped.adapter.component_mapping[part].name) for part in ("blocks", "ln_final"))
+    try:
+        wrapped = build_bridge_from_module(copied, type(model).__name__, hf_config=model.config, model_name=name).eval()
+    except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
+        raise ValueError(
+            f"TransformerLens cannot wrap a {type(model).__name__} ({in_one_line(error)}); use an architecture that it has an "
+            "adapter for, such as LlamaForCausalLM"
+        ) from error
+    parts = tuple(wrapped.adapter.component_mapping[part].name for part in ("blocks", "ln_final"))
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):  # the same formula, in one operation in place of eight
                 setattr(module, name, GELUTanh())
-    _PLAIN_MODELS[wrapped] = PlainModel(model, blocks, norm)
+    _PLAIN_MODELS[wrapped] = PlainModel(model, parts)
     return wrapped
 
 
@@ -141,7 +192,9 @@ class Pass:
 
     @property
     def residuals(self) -> Float[Tensor, "row pos point d_model"]:
-        return torch.stack(self.captured, dim=-2)
+        """All hook points' at once, in single precision at least, whatever the model computes in."""
+        stream = torch.stack(self.captured, dim=-2)
+        return stream.to(torch.promote_types(stream.dtype, torch.float32))
 
 
 def read(
@@ -160,6 +213,7 @@ def read(
     """
     model = plain(model)
     run = model.causal_lm if logits else model.causal_lm.base_model
-    with residual_hooks(model, edit, hook_points) as captured:
-        output = run(tokens, past_key_values=cache, use_cache=cache is not None, **positions)
+    known = {name: value for name, value in positions.items() if name in model.arguments}
+    with model.lock, residual_hooks(model, edit, hook_points) as captured:
+        output = run(tokens, past_key_values=cache, use_cache=cache is not None, **known)
     return Pass(captured, output.logits if logits else None)

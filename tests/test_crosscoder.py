@@ -70,6 +70,23 @@ def test_weights_that_do_not_belong_together(crosscoder, no_shape_checks):
         dataclasses.replace(crosscoder, b_enc=torch.zeros(9))
 
 
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"W_enc": torch.zeros(4, 10)}, r"W_enc is \(4, 10\), torch.float32; it needs 3 axes, and all tensors one float dtype"),
+        ({"b_dec": torch.zeros(3, 4).half()}, "all tensors one float dtype"),
+        ({"W_enc": torch.zeros(3, 4, 10, dtype=torch.int64)}, "W_enc is .*torch.int64; it needs"),
+        ({"center": "no"}, "center='no' true or false"),
+        ({"k": 2.5}, "k=2.5 are whole numbers"),
+        ({"hook_points": ("0", "1", "2")}, r"hook_points=\('0', '1', '2'\) and k=None are whole numbers"),
+        ({"hook_points": (0, 1, True)}, "are whole numbers"),
+    ],
+)
+def test_values_of_a_wrong_type(crosscoder, no_shape_checks, change, match):
+    with pytest.raises(ValueError, match=match):
+        dataclasses.replace(crosscoder, **change)
+
+
 def test_no_safetensors(crosscoder, tmp_path):
     save_crosscoder(crosscoder, tmp_path)
     (tmp_path / "crosscoder.safetensors").write_bytes(b"not at all")

@@ -9,7 +9,6 @@ import torch
 from conftest import random_setup
 
 from crosscoder_utils import Ablate, Clamp, ManyLayers, Perturbation, SingleLayer, Steer, from_position, generate
-from crosscoder_utils.engine import decoding
 
 PROMPTS = [
     "Words: red, kite\nStory:",

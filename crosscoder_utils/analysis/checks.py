@@ -5,7 +5,7 @@ from typing import Any
 from crosscoder_utils.io.error_messages import shown
 from crosscoder_utils.io.validation import LARGEST, instance, texts, whole_number
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.prompts import split_at_marker, token_ids
+from crosscoder_utils.prompts import leading_bos, token_ids
 
 
 def checked_setup(setup: Any) -> Setup:
@@ -38,24 +38,16 @@ def checked_texts(setup: Setup, given: Any, stories: bool = False) -> list[str]:
     Args:
         setup: From `load`.
         given: What was given.
-        stories: Whether each text needs a story of at least one token whose likelihood the model says.
+        stories: Whether each text needs a token whose likelihood the model says.
 
     Raises:
-        ValueError: If there are none, or if one is no text, is empty, is longer than the context, or lacks its story.
+        ValueError: If there are none, or if one is no text, is empty or is longer than the context.
     """
-    preset, tokenizer = checked_setup(setup).preset, setup.tokenizer
     checked = texts("texts", given)
     if not checked:
         raise ValueError("texts holds 0 texts; give at least one")
     for i, text in enumerate(checked):
-        named, n = f"texts[{i}]={shown(text, 60)}", len(token_ids(tokenizer, text))
-        if not n:
-            raise ValueError(f"{named} is empty; leave it out, or give it at least one token")
-        if n + preset.prepend_bos > preset.context:
-            raise ValueError(
-                f"{named} has {n} tokens, with BOS {n + preset.prepend_bos}, of {preset.context} positions; shorten it by "
-                f"{n + preset.prepend_bos - preset.context} tokens"
-            )
-        if stories and (not token_ids(tokenizer, split_at_marker(text, preset.story_marker)[1]) or n + preset.prepend_bos < 2):
-            raise ValueError(f"{named} has no story of one token or more to score; leave it out")
+        ids = checked_setup(setup).token_ids(text)
+        if stories and len(ids) + (setup.preset.prepend_bos and not leading_bos(setup.tokenizer, ids)) < 2:
+            raise ValueError(f"texts[{i}]={shown(text, 60)} has one token only, which has no likelihood; leave it out")
     return checked

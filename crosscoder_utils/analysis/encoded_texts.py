@@ -10,6 +10,7 @@ from torch import Tensor
 
 from crosscoder_utils.analysis.checks import checked_feature, checked_texts
 from crosscoder_utils.analysis.metrics import content_residuals
+from crosscoder_utils.hooks import own_settings
 from crosscoder_utils.io.validation import Texts, instances
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import token_spans, token_texts
@@ -33,6 +34,7 @@ class EncodedText:
     activations: Float[Tensor, "token feature"]
 
 
+@own_settings
 @torch.no_grad()
 def encode_texts(setup: Setup, texts: Texts) -> list[EncodedText]:
     """Encode every token of `texts`, one or several. The result takes 4 bytes x tokens x features.
@@ -42,7 +44,7 @@ def encode_texts(setup: Setup, texts: Texts) -> list[EncodedText]:
     """
     encoded, texts = [], checked_texts(setup, texts)
     for text, residuals in zip(texts, content_residuals(setup, texts), strict=True):
-        _, spans = token_spans(setup.tokenizer, text)
+        spans = token_spans(setup.tokenizer, text)
         tokens = token_texts(setup.tokenizer, text)
         encoded.append(EncodedText(text, tokens, spans, setup.crosscoder.encode(residuals).cpu()))
     return encoded

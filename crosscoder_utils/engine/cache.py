@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,17 +21,17 @@ class RunCache:
         self.shape = n_rows, n_positions
         self.layers: list[tuple[Tensor, Tensor]] = []  # keys and values, each [row, head, position, d_head]
 
-    def layer(self, index: int, like: Float[Tensor, "row head pos d_head"]) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer, made on first use."""
+    def layer(self, index: int, like: Sequence[Float[Tensor, "row head pos d_head"]]) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer, made on first use; `like` is such a pair, of any rows and positions."""
         if index == len(self.layers):
-            shape = self.shape[0], like.shape[1], self.shape[1], like.shape[3]
-            self.layers.append((_zeros(shape, like), _zeros(shape, like)))
+            rows, positions = self.shape
+            self.layers.append(tuple(_zeros((rows, t.shape[1], positions, t.shape[3]), t) for t in like))
         return self.layers[index]
 
     def copy_rows(self, other: "RunCache", source: Int[Tensor, " row"], until: int, first: int = 0) -> None:
         """Write rows `source` of another cache (or of this one), up to position `until`, over the rows from `first` on."""
         for index, pair in enumerate(other.layers):
-            for mine, theirs in zip(self.layer(index, pair[0]), pair, strict=True):
+            for mine, theirs in zip(self.layer(index, pair), pair, strict=True):
                 for begin in range(0, len(source), 16):  # copied in small parts, which need no new memory on their way
                     part = source[begin : begin + 16]
                     mine[first + begin : first + begin + len(part), :, :until] = theirs[part, :, :until]
@@ -46,7 +47,10 @@ class RunCache:
 
 
 class PassCache(Cache):
-    """What one pass sees of the past. transformers asks a cache for its length, and hands it keys and values to keep."""
+    """What one pass sees of the past. transformers asks a cache for its length, and hands it keys and values to keep.
+
+    Every layer keeps all of the past; where a layer sees only a window of it, the model masks the rest.
+    """
 
     def __init__(self, n_past: int) -> None:
         super().__init__(layers=[])
@@ -54,6 +58,12 @@ class PassCache(Cache):
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.n_past
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return self.n_past
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        return self.n_past + query_length, 0
 
 
 class InPlace(PassCache):
@@ -64,8 +74,8 @@ class InPlace(PassCache):
         self.cache, self.rows = cache, rows
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        end, seen = self.n_past + key_states.shape[2], []
-        for values, new in zip(self.cache.layer(layer_idx, key_states), (key_states, value_states), strict=True):
+        end, seen, both = self.n_past + key_states.shape[2], [], (key_states, value_states)
+        for values, new in zip(self.cache.layer(layer_idx, both), both, strict=True):
             values[self.rows, :, self.n_past : end] = new
             seen.append(values[self.rows, :, :end])
         return tuple(seen)

@@ -28,7 +28,7 @@ class Decoding:
         state: The batch and both runs.
         edits: How edits are found.
         sampler: Chooses tokens.
-        eos: Id that ends a text.
+        eos: Ids that end a text.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Decoding:
             with_deltas = searches and limits.record == "everything"
             batch.records = Records(*tables, batch.targets.zero_deltas(*batch.tokens.shape) if with_deltas else None)
         self.edits = (Searching if searches else AlongDirections)(self.state)
-        self.sampler, self.eos = sampler, setup.tokenizer.eos_token_id
+        self.sampler, self.eos = sampler, batch.start.new_tensor(setup.eos_token_ids)
 
     @torch.no_grad()
     def run(self) -> Iterator[Batch]:
@@ -61,9 +61,10 @@ class Decoding:
 
     def _step(self, position: int, last: int) -> None:
         """Read each row's token at `position`, and write the next."""
-        batch = self.state.batch
-        tokens = self.sampler.next_tokens(self.edits.next_logits(position), batch.requests, position + 1 - batch.n_prompt)
-        ends = (batch.end == 0) & ((tokens == self.eos) | (position == last))
+        batch, logits = self.state.batch, self.edits.next_logits(position)
+        batch.failed |= (batch.end == 0) & ~torch.isfinite(logits.amax(-1))
+        tokens = self.sampler.next_tokens(logits, batch.requests, position + 1 - batch.n_prompt)
+        ends = (batch.end == 0) & (torch.isin(tokens, self.eos) | batch.failed | (position == last))
         batch.end[ends] = position + 1
         batch.tokens[:, position + 1] = tokens
 

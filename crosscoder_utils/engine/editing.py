@@ -38,6 +38,11 @@ class Writing:
         self.record_clean(rows, at, pre, residuals)
         return pre
 
+    def check_finite(self, rows: Rows, deltas: Float[Tensor, "row ... d_model"]) -> None:
+        """Mark rows as failed whose edits are so large that their squares, which every norm adds up, overflow."""
+        overflow = ~torch.isfinite(deltas.flatten(1).square().sum(1))
+        self.batch.failed[rows] |= overflow & (self.batch.end[rows] == 0)
+
     def record_clean(self, rows: Rows, at: slice, pre: Tensor, residuals: Tensor) -> None:
         if self.batch.records is not None:
             self.batch.records.pre_before[rows, at] = pre
@@ -100,6 +105,7 @@ class AlongDirections:
         """Let the intervened run read tokens with their edits."""
         state, targets = self.state, self.state.batch.targets.select(rows)
         deltas, records = targets.deltas(coefficients), state.batch.records
+        state.check_finite(rows, deltas)
         result = state.run.read(
             state.batch.tokens[rows, at], at.start, lambda p: deltas[:, :, p] if targets.points[p] else None, logits, rows
         )
@@ -222,6 +228,7 @@ class Searching:
         tokens, window = state.batch.tokens[rows, positions][:, None], state.run.window(rows, positions)
         methods = [self.methods[row] for row in rows.tolist()]
         deltas = type(methods[0]).deltas(methods, Attempts(targets, state.run, window, tokens))
+        state.check_finite(rows, deltas)
         window.keeps = True
         result = state.run.read_window(window, tokens, lambda point: deltas[:, None, point], logits)
         if records is not None:

@@ -19,21 +19,21 @@ def records_of(setup: Setup, batch: Batch, limits: Limits) -> Iterator[dict[str,
     if batch.records is None:
         yield from ({} for _ in range(len(batch)))
         return
-    bos = int(setup.preset.prepend_bos)
     for rows in limits.parts(batch.rows, batch.tokens.shape[1]):
         part = batch.select(rows)
         arrays = {name: table.cpu().numpy() for name, table in _tables(setup, part, limits.record == "everything").items()}
-        for row, (request, length) in enumerate(zip(part.requests, (part.end - part.start).tolist(), strict=True)):
-            own = {name: array[row, bos:length] for name, array in arrays.items()}
+        bounds = torch.stack([part.content_start - part.start, part.end - part.start], dim=1).tolist()
+        for row, (request, (first, stop)) in enumerate(zip(part.requests, bounds, strict=True)):
+            own = {name: array[row, first:stop] for name, array in arrays.items()}
             target = 0 if isinstance(request.intervention.feature, int) else slice(len(request.intervention.features))
             yield {name: array[:, target] if "activation" in name else array for name, array in own.items()}
 
 
 def _tables(setup: Setup, batch: Batch, everything: bool) -> dict[str, Float[Tensor, "row pos ..."]]:
     """The records, without padding on the left."""
-    ends, starts = batch.end.tolist(), (batch.start + int(setup.preset.prepend_bos)).tolist()
-    ids = [batch.tokens[row, begin:end].tolist() for row, (begin, end) in enumerate(zip(starts, ends, strict=True))]
-    tokens = padded(ids, setup.tokenizer, setup.preset.prepend_bos, setup.device).tokens
+    bounds = torch.stack([batch.start, batch.end], dim=1).tolist()
+    ids = [batch.tokens[row, begin:end].tolist() for row, (begin, end) in enumerate(bounds)]
+    tokens = padded(ids, setup.tokenizer, setup.preset.prepend_bos, setup.device).tokens  # they have their BOS
     at = (batch.start[:, None] + torch.arange(tokens.shape[1], device=setup.device)).clamp(max=batch.tokens.shape[1] - 1)
     moved = {name: table[batch.rows[:, None], at] for name, table in vars(batch.records).items() if table is not None}
     tables = {

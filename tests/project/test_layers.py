@@ -45,9 +45,9 @@ def test_imports_run_one_way():
     assert not wrong
 
 
-def test_of_the_core_only_generation_imports_the_engine():
+def test_of_the_core_only_generation_and_loading_use_the_engine():
     names = {one.name for one in ROOT.glob("*.py") if any(".engine" in name for name in imports(one))}
-    assert names == {"generation.py", "interventions.py"}  # the second for a type only
+    assert names == {"generation.py", "loading.py", "interventions.py"}  # the last one for a type only
     assert "if TYPE_CHECKING:\n    from crosscoder_utils.engine" in (ROOT / "interventions.py").read_text()
 
 
