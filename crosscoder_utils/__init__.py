@@ -13,9 +13,10 @@ from crosscoder_utils.generation import Generation, Generations, generate
 from crosscoder_utils.hooks import residual_hooks
 from crosscoder_utils.interventions import METHODS, Ablate, Clamp, ManyLayers, Perturbation, SingleLayer, Steer
 from crosscoder_utils.io.crosscoder_files import load_crosscoder, save_crosscoder
+from crosscoder_utils.io.tokens import chat_prompt, token_ids
 from crosscoder_utils.loading import Setup, load
 from crosscoder_utils.presets import PRESETS, Preset
-from crosscoder_utils.prompts import add_tag, chat_prompt, from_marker, from_position, remove_tag, token_ids
+from crosscoder_utils.prompts import add_tag, from_marker, from_position, remove_tag
 
 _LAZY = {
     "analysis.discovery": [

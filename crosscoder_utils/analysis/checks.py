@@ -3,9 +3,9 @@
 from typing import Any
 
 from crosscoder_utils.io.error_messages import shown
+from crosscoder_utils.io.tokens import leading_bos, token_ids
 from crosscoder_utils.io.validation import LARGEST, instance, texts, whole_number
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.prompts import leading_bos, token_ids
 
 
 def checked_setup(setup: Any) -> Setup:

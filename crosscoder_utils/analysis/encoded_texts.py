@@ -10,10 +10,10 @@ from torch import Tensor
 
 from crosscoder_utils.analysis.checks import checked_feature, checked_texts
 from crosscoder_utils.analysis.metrics import content_residuals
-from crosscoder_utils.hooks import own_settings
+from crosscoder_utils.io.tokens import token_spans, token_texts
+from crosscoder_utils.io.torch_settings import own_settings
 from crosscoder_utils.io.validation import Texts, instances
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.prompts import token_spans, token_texts
 
 
 @dataclass(frozen=True, eq=False)

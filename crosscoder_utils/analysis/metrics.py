@@ -13,11 +13,13 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from crosscoder_utils.analysis.checks import checked_setup, checked_texts
 from crosscoder_utils.generation import Generation
-from crosscoder_utils.hooks import own_settings, read
+from crosscoder_utils.hooks import read
 from crosscoder_utils.io.tables import checked_table
+from crosscoder_utils.io.tokens import TokenBatch, padded, token_ids, token_spans
+from crosscoder_utils.io.torch_settings import own_settings
 from crosscoder_utils.io.validation import LARGEST, Texts, flag, instances, several, whole_number
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.prompts import TokenBatch, padded, remove_tag, split_at_marker, token_ids, token_spans
+from crosscoder_utils.prompts import remove_tag, split_at_marker
 
 STORY_LIMIT = 2.0
 """`score` counts a completion as a story if its cross-entropy under the base model is below this, in nats per token."""

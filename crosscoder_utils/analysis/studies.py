@@ -20,9 +20,10 @@ from crosscoder_utils.generation import generate
 from crosscoder_utils.interventions import Ablate, Perturbation, method_from
 from crosscoder_utils.io.files import check_writable
 from crosscoder_utils.io.tables import checked_table
+from crosscoder_utils.io.tokens import token_ids
 from crosscoder_utils.io.validation import chosen, finite_number, mapped, texts, whole_number, whole_numbers
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.prompts import remove_tag, token_ids
+from crosscoder_utils.prompts import remove_tag
 
 ABLATED = ("feature", "frequency-matched feature", "random direction")
 """What is ablated: the feature, a random feature that fires about as often, or random directions of the same norms."""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from crosscoder_utils.engine.targets import Targets
 from crosscoder_utils.interventions import Intervention
+from crosscoder_utils.io.tokens import padded
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.prompts import padded
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.engine.cached_run import Run
 from crosscoder_utils.hooks import PlainModel, read
 from crosscoder_utils.io.error_messages import in_one_line
+from crosscoder_utils.io.tokens import leading_bos, padded, token_ids
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.prompts import leading_bos, padded, token_ids
 
 TOLERANCE = {torch.bfloat16: 0.1, torch.float16: 0.02}
 """What is taken for rounding, relative to the largest value; 0.001 in single precision."""

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from crosscoder_utils.engine.batch import Batch, Limits
 from crosscoder_utils.hooks import read
+from crosscoder_utils.io.tokens import padded
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.prompts import padded
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
 
 from crosscoder_utils.hooks import read
-from crosscoder_utils.prompts import padded, token_ids
+from crosscoder_utils.io.tokens import padded, token_ids
 from crosscoder_utils.training.recipe import CrosscoderRecipe
 
 _TEXTS_PER_PASS = 64

