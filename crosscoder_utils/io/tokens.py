@@ -62,6 +62,13 @@ def token_texts(tokenizer: PreTrainedTokenizerFast, tokens: str | Sequence[int])
     return [whole[begin:end] for begin, end in pairwise([0, *ends])]
 
 
+def continuation(tokenizer: PreTrainedTokenizerFast, before: Sequence[int], ids: Sequence[int]) -> str:
+    """The text that token ids add to those before them. Decoded alone, it would lose a blank with some tokenizers."""
+    decode, last = partial(tokenizer.decode, clean_up_tokenization_spaces=False), list(before[-4:])
+    whole, known = decode([*last, *ids]), decode(last)
+    return whole[len(known) :] if whole.startswith(known) else decode(ids)
+
+
 @dataclass(frozen=True)
 class TokenBatch:
     """Rows of tokens, padded to one length.
