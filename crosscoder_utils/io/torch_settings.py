@@ -20,9 +20,12 @@ def own_settings(function: _F) -> _F:
     @functools.wraps(function)
     def run(*args, **kwargs):
         dtype = torch.get_default_dtype()
-        modes = (torch.autocast(kind, enabled=False) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind))
+        modes = [torch.inference_mode(False)]
+        modes += [torch.autocast(kind, enabled=False) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+        if torch.get_default_device().type != "cpu":  # this mode costs time at every operation
+            modes.append(torch.device("cpu"))
         with ExitStack() as stack:
-            for mode in (torch.inference_mode(False), torch.device("cpu"), *modes):
+            for mode in modes:
                 stack.enter_context(mode)
             if dtype != torch.float32:
                 stack.callback(torch.set_default_dtype, dtype)
