@@ -202,6 +202,7 @@ def test_a_configuration_that_is_null(tmp_path):
             {"threshold": None},
             r"crosscoder\.safetensors lacks threshold; it holds W_dec, W_enc, b_dec, b_enc: take a complete file",
         ),
+        ({"a\nb": torch.ones(2)}, "could change results: a b;"),
         ({"W_skip": torch.ones(2)}, "holds tensors that are not known here and could change results: W_skip"),
     ],
 )
