@@ -167,6 +167,10 @@ def test_two_slices_are_two_models_unless_hook_points_are_given(tmp_path):
     both = load_crosscoder(folder, hook_points=[4, 6])
     assert one.hook_points == (4,) and both.hook_points == (4, 6)
     torch.testing.assert_close(one.W_dec, both.W_dec[:, 1:])
+    raw, tensors = inputs(2, D_MODEL), load_file(folder / "model.safetensors")
+    at_its_mean = torch.stack([tensors["activation_mean"][0].expand(50, -1), raw[:, 1]], dim=1)  # the other model adds nothing
+    activations, decoded = library(tensors, at_its_mean)
+    check(one, raw[:, 1:], activations, decoded[:, 1:])
     refused("model_index=2 does not exist", folder, model_index=2)
 
 
@@ -334,6 +338,7 @@ def test_where_sparsify_reads(tmp_path):
     folder = write(tmp_path / "mine", EXPANSION, sparsified(), SPARSIFY)
     refused(r"does not say which hook point it reads; give hook_points=\[l\]", folder)
     assert load_crosscoder(folder, hook_points=[2]).hook_points == (2,)
+    refused("is no residual stream", tmp_path / "layers.5.mlp", hook_points=[2])
     refused(
         "holds W_skip, a linear path",
         write(folder, EXPANSION, sparsified() | {"W_skip": torch.ones(3)}, SPARSIFY),

@@ -132,6 +132,7 @@ def test_centred_if_the_model_was_processed(tmp_path):
             {"metadata": {"hook_name": "blocks.2.hook_resid_post"}},
             "names two hook points, blocks.1.hook_resid_post and blocks.2",
         ),
+        ({"rescale_acts_by_decoder_norm": True}, "says rescale_acts_by_decoder_norm: True; a relu SAE is saved with the norm"),
         ({"hook_head_index": 2}, "says hook_head_index: 2; it reads one attention head"),
         ({"reshape_activations": "hook_z"}, "says reshape_activations: 'hook_z'; it reads attention heads"),
         ({"metadata": 3}, "says metadata: 3; it must be keys and values"),

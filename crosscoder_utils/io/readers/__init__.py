@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from crosscoder_utils.io.error_messages import in_one_line
 from crosscoder_utils.io.readers.crosscode import CrosscodeReader
 from crosscoder_utils.io.readers.dictionary_learning import CrossCoderReader
 from crosscoder_utils.io.readers.dictionary_learning_saes import DictionaryReader
@@ -105,7 +106,9 @@ def _unknown(names: Sequence[str], source: str) -> ValueError | FileNotFoundErro
     own = READERS[0]
     if not any(name for name in names if not name.startswith("../")):
         return FileNotFoundError(f"{source}/config.json is missing; {own.holds}, one of another library that library's files")
-    held = ", ".join(sorted(names)[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    held = ", ".join(in_one_line(name, 60) for name in sorted(names)[:6]) + (
+        f" and {len(names) - 6} more" if len(names) > 6 else ""
+    )
     read = "; ".join(f"{one.layout} ({one.name})" for one in READERS if not isinstance(one, RefusedReader))
     return ValueError(
         f"{source} is in no format that is read here: it holds {held}. Read are: {read}. Convert an SAE with "

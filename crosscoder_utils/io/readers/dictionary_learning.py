@@ -39,14 +39,13 @@ class CrossCoderReader(Reader):
         weights = _weights(tensors, config)
         norm = _code_norm(tensors, config, weights)
         threshold = _threshold(tensors, config, norm, weights.n_features)
-        weights = _unnormalised(weights, tensors, config)
+        weights, mean = _unscaled(weights, tensors, config)
         tensors.refuse_rest()
         config.refuse_rest()
-        hook_points = None
         if options.model_index is not None or (weights.n_points == 2 and options.hook_points is None):
-            i = one_model(options, weights.n_points, folder)
-            weights = Weights(weights.W_enc[i : i + 1], weights.b_enc, weights.W_dec[:, i : i + 1], weights.b_dec[i : i + 1])
-        return weights.crosscoder(hook_points, threshold)
+            index = one_model(options, weights.n_points, folder)
+            weights, mean = weights.only(index), mean[index : index + 1]
+        return weights.with_input_bias(mean).crosscoder(None, threshold)
 
 
 def _check_config(config: Settings) -> None:
@@ -76,8 +75,9 @@ def _weights(tensors: Tensors, config: Settings) -> Weights:
 def _code_norm(tensors: Tensors, config: Settings, weights: Weights) -> Tensor | None:
     """What activations are multiplied by before they are compared with the threshold; None if each point has its own."""
     number, stated = tensors.number("code_normalization_id"), config.text("code_normalization")
-    kind = stated or _NORMALISATIONS.get(number, "CROSSCODER") if number is None else _NORMALISATIONS.get(number)
-    if kind is None or (stated is not None and stated != kind):
+    # Where neither says it, the library's default.
+    kind = (stated or "CROSSCODER").upper() if number is None else _NORMALISATIONS.get(number)
+    if kind is None or (stated is not None and stated.upper() != kind):
         raise ValueError(f"{config.path} says code_normalization: {stated!r}, but {tensors.path} has number {number}")
     sae, crosscoder = config.number("code_normalization_alpha_sae", 1.0), config.number("code_normalization_alpha_cc", 0.1)
     together, summed = weights.W_dec.flatten(1).norm(dim=1), weights.W_dec.norm(dim=-1).sum(1)
@@ -110,17 +110,15 @@ def _threshold(tensors: Tensors, config: Settings, norm: Tensor | None, n_featur
     return torch.where(norm > 0, common / norm, NEVER).clamp(max=NEVER)
 
 
-def _unnormalised(weights: Weights, tensors: Tensors, config: Settings) -> Weights:
-    """The weights that act on raw activations x, where these act on (x - mean) * scale."""
+def _unscaled(weights: Weights, tensors: Tensors, config: Settings) -> tuple[Weights, Tensor]:
+    """Weights that reconstruct activations x and read x - mean, where these act on (x - mean) * scale; and the mean."""
     shape = tuple(weights.b_dec.shape)
-    mean, deviation = (
-        tensors.take_if_there("activation_mean", shape=shape),
-        tensors.take_if_there("activation_std", shape=shape),
-    )
+    mean = tensors.take_if_there("activation_mean", shape=shape)
+    deviation = tensors.take_if_there("activation_std", shape=shape)
     scale = tensors.take_if_there("activation_global_scale")
     tensors.ignore("target_rms")  # is in the scale
     if mean is None or deviation is None or mean.isnan().any() or deviation.isnan().any():
-        return weights  # the library normalises nothing then
+        return weights, torch.zeros(shape)  # the library normalises nothing then
     if not config.flag("keep_relative_variance", True):
         scale = 1 / (deviation + _EPSILON)
     elif scale is None or tuple(scale.shape) not in ((), shape[:1]):
@@ -129,10 +127,10 @@ def _unnormalised(weights: Weights, tensors: Tensors, config: Settings) -> Weigh
     else:
         scale = scale.expand(shape[0])[:, None]
     undone = 1 / (scale + _EPSILON) if scale.shape[1] == 1 else deviation + _EPSILON
-    raw = Weights(
+    unscaled = Weights(
         W_enc=weights.W_enc * scale[:, :, None],
         b_enc=weights.b_enc,
         W_dec=weights.W_dec * undone,
         b_dec=weights.b_dec * undone + mean,
     )
-    return raw.with_input_bias(mean)
+    return unscaled, mean

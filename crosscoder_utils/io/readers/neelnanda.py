@@ -68,10 +68,7 @@ def _read(folder: Path, config_path: Path, weights_path: Path, holds: str, optio
     config.ignore(*_TRAINING.split())
     config.refuse_rest()
     if of_models:
-        index = one_model(options, slices, folder)
-        weights = Weights(
-            W_enc[index : index + 1], weights.b_enc, weights.W_dec[:, index : index + 1], weights.b_dec[index : index + 1]
-        )
+        weights = weights.only(one_model(options, slices, folder))
     weights = weights.with_factors(given_factors(options, weights.n_points, f"{folder}: {_NOT_IN_FILE}"))
     return weights.crosscoder(hook_points, relu_threshold(n_features))
 

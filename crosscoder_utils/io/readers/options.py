@@ -1,11 +1,11 @@
 """What a caller of `load_crosscoder` says about a crosscoder beyond its files."""
 
-import math
 from numbers import Integral, Real
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from crosscoder_utils.io.readers.settings import LARGEST
 from crosscoder_utils.io.validation import plain, settings
 
 
@@ -49,11 +49,11 @@ def _threshold(value: Any) -> float | None:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= value < LARGEST
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 @settings

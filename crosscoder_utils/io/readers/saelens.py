@@ -89,6 +89,8 @@ class SaelensReader(Reader):
             weights = weights.with_factors(given_factors(options, 1, reason))
         else:
             refuse_factors(options, f"the weights in {folder} act on raw activations")
+        if "topk" not in kind:
+            config.expect("rescale_acts_by_decoder_norm", (False,), f"a {kind} SAE is saved with the norm folded")
         if config.flag("rescale_acts_by_decoder_norm"):
             weights = weights.with_unit(weights.W_dec.norm(dim=-1).squeeze(1))
         if config.flag("apply_b_dec_to_input", True):

@@ -1,10 +1,10 @@
 """A configuration file's settings, taken one by one; what no reader takes is refused by name."""
 
-import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+LARGEST = 1e18  # of numbers in a file or an argument; neither infinite nor NaN
 _TEXT, _FLAG = "a text", "true or false"
 _COUNT, _NUMBER, _MAPPING = "a whole number, 0 or more", "a number", "keys and values"
 
@@ -38,8 +38,9 @@ class Settings:
         return self._take(key, default, _COUNT, lambda value: _is_number(value) and isinstance(value, int) and value >= 0)
 
     def number(self, key: str, default: float | None = None) -> float | None:
-        """A finite number."""
-        return self._take(key, default, _NUMBER, _is_number)
+        """A finite number, as a float."""
+        value = self._take(key, default, _NUMBER, _is_number)
+        return None if value is None else float(value)
 
     def texts(self, key: str, example: str) -> list[str] | None:
         """A list of texts."""
@@ -106,7 +107,7 @@ class Settings:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _is_counts(value: Any) -> bool:

@@ -1,10 +1,13 @@
 """Tensors of one file, taken one by one by name and shape; what no reader takes is refused by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from crosscoder_utils.io.error_messages import in_one_line
 
 Shape = Sequence[int | None]
 
@@ -35,7 +38,7 @@ class Tensors:
         """
         found = self.take_if_there(*names, shape=shape)
         if found is None:
-            held = ", ".join(map(str, list(self._tensors)[:8])) or "nothing"
+            held = _listed(self._tensors) or "nothing"
             raise ValueError(f"{self.path} lacks {' or '.join(names)}; it holds {held}: take a complete file")
         return found
 
@@ -66,8 +69,8 @@ class Tensors:
             return None
         self._taken.add(name)
         tensor = self._tensors[name]
-        if tensor.numel() != 1:
-            raise ValueError(f"{self.path}: {name} has shape {tuple(tensor.shape)}; it should hold one number")
+        if tensor.numel() != 1 or tensor.is_complex() or tensor.layout != torch.strided or tensor.is_meta:
+            raise ValueError(f"{self.path}: {name} is {tuple(tensor.shape)}, {tensor.dtype}; it should hold one real number")
         return tensor.item()
 
     def ignore(self, *names: str) -> None:
@@ -83,12 +86,17 @@ class Tensors:
         rest = [name for name in self._tensors if name not in self._taken]
         for start, reason in (reasons or {}).items():
             for name in (name for name in rest if name.startswith(start)):
-                raise ValueError(f"{self.path} holds {name}, {reason}")
+                raise ValueError(f"{self.path} holds {in_one_line(name)}, {reason}")
         if rest:
             raise ValueError(
-                f"{self.path} holds tensors that are not known here and could change results: {', '.join(map(str, rest[:5]))}; "
+                f"{self.path} holds tensors that are not known here and could change results: {_listed(rest)}; "
                 "take a checkpoint without them"
             )
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first few names."""
+    return ", ".join(in_one_line(name, 60) for name in islice(names, 8))
 
 
 def _fits(found: Sequence[int], wanted: Shape) -> bool:

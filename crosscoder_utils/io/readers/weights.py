@@ -79,9 +79,14 @@ class Weights:
         return replace(self, b_enc=self.b_enc - torch.einsum("pd,pdf->f", bias, self.W_enc))
 
     def with_unit(self, norm: Float[Tensor, " feature"]) -> "Weights":
-        """Those whose activations are these ones' times `norm`, with the same reconstruction; features of norm 0 stay."""
-        norm = torch.where(norm > 0, norm, 1.0)
-        return replace(self, W_enc=self.W_enc * norm, b_enc=self.b_enc * norm, W_dec=self.W_dec / norm[:, None, None])
+        """Those whose activations are these ones' times `norm`, with the same reconstruction; where it is 0, never active."""
+        divisor = torch.where(norm > 0, norm, 1.0)[:, None, None]
+        return replace(self, W_enc=self.W_enc * norm, b_enc=self.b_enc * norm, W_dec=self.W_dec / divisor)
+
+    def only(self, point: int) -> "Weights":
+        """Those of one point, or of one model where the first axis counts models."""
+        one = slice(point, point + 1)
+        return Weights(self.W_enc[one], self.b_enc, self.W_dec[:, one], self.b_dec[one])
 
     def crosscoder(
         self,
@@ -187,17 +192,17 @@ def one_hook_point(options: Options, name: str | None, folder: Path) -> tuple[in
     """The hook point of an SAE whose files may not state it.
 
     Args:
-        options: The caller's hook points come first.
+        options: The caller's hook points override the name's.
         name: Its hook name, as far as the files or the folder say.
         folder: For the error message.
 
     Raises:
-        ValueError: If neither says it, or the hook is not on the residual stream between blocks.
+        ValueError: If neither says it, or the name is not of the residual stream between blocks.
     """
-    if options.hook_points is not None:
-        return options.hook_points
-    if name is None:
+    stated = None if name is None else (hook_point_of(name),)
+    hook_points = options.hook_points or stated
+    if hook_points is None:
         raise ValueError(
             f"{folder} does not say which hook point it reads; give hook_points=[l]: 0 is after the embedding, l after block l"
         )
-    return (hook_point_of(name),)
+    return hook_points
