@@ -14,7 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from crosscoder_utils.analysis.checks import checked_setup, checked_texts
 from crosscoder_utils.generation import Generation
 from crosscoder_utils.hooks import own_settings, read
-from crosscoder_utils.io.tables import checked_table
+from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.validation import LARGEST, Texts, flag, instances, several, whole_number
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import TokenBatch, padded, remove_tag, split_at_marker, token_ids, token_spans
