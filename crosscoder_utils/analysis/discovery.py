@@ -14,9 +14,9 @@ from jaxtyping import Bool
 
 from crosscoder_utils.analysis.checks import checked_feature, checked_setup, readable
 from crosscoder_utils.analysis.encoded_texts import EncodedText, encode_texts, some_encoded, whole_characters, with_feature
+from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.error_messages import shown
 from crosscoder_utils.io.files import check_writable_file, read_json, user_path, write_json
-from crosscoder_utils.io.tables import checked_table
 from crosscoder_utils.io.validation import instances, mapped, several, whole_number
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import remove_tag, split_at_marker

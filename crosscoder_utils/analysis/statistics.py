@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.error_messages import in_one_line
-from crosscoder_utils.io.tables import checked_table
 from crosscoder_utils.io.validation import finite_number, several, whole_number
 
 NEEDED = ["setting", "n_tokens", "cross_entropy", "is_story", "says_phrase"]

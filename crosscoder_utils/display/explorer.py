@@ -8,7 +8,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from crosscoder_utils.analysis.tables import methods_with_points
-from crosscoder_utils.io.tables import checked_table
+from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.validation import whole_number
 
 _MEASURES = {

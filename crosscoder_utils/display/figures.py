@@ -10,8 +10,8 @@ from IPython.display import HTML, display
 from plotly.offline import get_plotlyjs
 
 from crosscoder_utils.display.html import escaped
+from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.files import check_writable_file, write_text
-from crosscoder_utils.io.tables import checked_table
 from crosscoder_utils.io.validation import instance, mapped, numbers, one_text, several, whole_number, whole_numbers
 
 # Okabe and Ito's palette, distinguishable under the common kinds of colour blindness.

@@ -10,8 +10,8 @@ from IPython.display import HTML
 
 from crosscoder_utils.analysis.encoded_texts import whole_characters
 from crosscoder_utils.analysis.statistics import NEEDED, best_settings
+from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.error_messages import shown
-from crosscoder_utils.io.tables import checked_table
 from crosscoder_utils.io.validation import finite_number, flag, one_text, plain, several, texts, whole_number
 
 

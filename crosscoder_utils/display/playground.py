@@ -40,7 +40,7 @@ class Controls:
         self, setup: Setup, features: Mapping[str, int], prompts: Mapping[str, str], start: Intervention, max_new_tokens: int,
         on_change: Callable[[], None],
     ) -> None:  # fmt: skip
-        instance("start", start, Intervention, "give one such as Ablate(feature, method)").check(setup.crosscoder)
+        instance("start", start, Intervention, "give one such as Ablate(feature, method)")
         features = mapped("features", features, whole_number, "roles to features")
         prompts = mapped("prompts", prompts, one_text, "names to prompts")
         max_new_tokens = whole_number("max_new_tokens", max_new_tokens, 1)

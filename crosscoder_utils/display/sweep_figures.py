@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from crosscoder_utils.analysis.metrics import summarize
 from crosscoder_utils.display.figures import COLOURS, TEMPLATE, literal
 from crosscoder_utils.display.html import escaped
-from crosscoder_utils.io.tables import checked_table
+from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.validation import finite_number, mapped, one_text
 
 # The part of Viridis that is light enough for black numbers on it.

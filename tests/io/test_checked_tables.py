@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from crosscoder_utils.io.tables import checked_table
+from crosscoder_utils.io.checked_tables import checked_table
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 FRAME = pd.DataFrame({"a": [1, 2], "role": ["tag", 772], "strength": [True, None]})
