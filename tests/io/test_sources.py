@@ -86,6 +86,17 @@ def test_a_hub_that_cannot_be_reached():
     refused("'owner/none-such' cannot be read .*offline, fetch it beforehand", "owner/none-such", FileNotFoundError)
 
 
+def test_a_cache_that_may_not_be_read_is_no_reason_to_fetch_again(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", "the cache")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", lambda api, repo, revision: SAE)
+    monkeypatch.setattr("crosscoder_utils.io.sources.snapshot_download", refuse)
+    with pytest.raises(FileNotFoundError, match="cannot be read .*your user may not read it") as info:
+        load_crosscoder("owner/name")
+    assert "fetch" not in str(info.value) and "download" not in str(info.value)
+
+
 CODE = """
 import sys
 from crosscoder_utils import load_crosscoder
