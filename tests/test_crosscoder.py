@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from crosscoder_utils import Crosscoder, load_crosscoder, save_crosscoder
-from crosscoder_utils.loading import check_fit
+from crosscoder_utils.engine.load_checks import check_fit
 
 
 @pytest.fixture
