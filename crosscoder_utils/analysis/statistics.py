@@ -17,7 +17,7 @@ from crosscoder_utils.io.validation import finite_number, several, whole_number
 
 NEEDED = ["setting", "n_tokens", "cross_entropy", "is_story", "says_phrase"]
 """Columns of a sweep that `best_settings` compares settings by."""
-_NUMBERS = [*NEEDED, "strength", "relative_edit_norm", "failed"]
+_NUMBERS = [*NEEDED[1:], "strength", "relative_edit_norm", "failed"]
 
 
 def best_settings(table: pd.DataFrame, by: Sequence[str] = ("role", "method"), tolerance: float | None = None) -> pd.DataFrame:
@@ -107,7 +107,7 @@ def paired_difference(
         ValueError: If the two settings do not have the same prompts, or a value is missing.
     """
     a, b = whole_number("a", a), whole_number("b", b)
-    table = checked_table("table", table, ["setting", "prompt_index", value], numbers=["setting", value])
+    table = checked_table("table", table, ["setting", "prompt_index", value], numbers=[value])
     first, second = (table[table["setting"] == one].set_index("prompt_index")[value].sort_index() for one in (a, b))
     if not first.index.equals(second.index) or not len(first):
         raise ValueError(
