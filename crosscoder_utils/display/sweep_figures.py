@@ -185,9 +185,9 @@ def _finished(table: pd.DataFrame, needed: Sequence[str], filled: Sequence[str] 
     Raises:
         ValueError: If columns are missing, do not hold numbers, or no row is left.
     """
-    table = checked_table("table", table, needed, filled, [*_NUMBERS, *more])
+    keys = [name for name in ("setting", "role", "ablated", "draw") if name in getattr(table, "columns", ())]
+    table = checked_table("table", table, needed, [*filled, *keys], [*_NUMBERS, *more])
     if "failed" in table.columns:
-        keys = [name for name in ("setting", "role", "ablated", "draw") if name in table.columns]
         failed = table["failed"].fillna(0) != 0
         table = (
             table[~failed.groupby([table[name] for name in keys], dropna=False).transform("any")] if keys else table[~failed]
