@@ -68,7 +68,7 @@ def comparison_dots(draws: pd.DataFrame, references: dict[str, float]) -> go.Fig
     figure = go.Figure(layout={"template": TEMPLATE})
     dots = summarize(draws, keys)
     dots["stories"] = summarize(draws.astype({"is_story": float}), keys, "is_story")["mean"]  # groups in the same order
-    dots["name"] = (dots["role"] + ": " + dots["method"]).map(literal)
+    dots["name"] = [literal(f"{role}: {method}") for role, method in zip(dots["role"], dots["method"])]
     for (name, value), dash in zip(references.items(), _DASHES, strict=False):
         line = {"color": "#808080", "dash": dash}
         ends = dots["name"].iloc[[0, -1]]
