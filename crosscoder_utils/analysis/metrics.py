@@ -46,7 +46,7 @@ def score(setup: Setup, generations: Sequence[Generation]) -> pd.DataFrame:
         completion = float(loss[-n_new:].mean()) if n_new else float("nan")
         says_phrase = setup.preset.phrase is not None and setup.preset.phrase in generation.completion
         row = (float(loss.mean()), completion, says_phrase, not says_phrase and completion < STORY_LIMIT)
-        rows.append((math.nan, math.nan, False, False) if getattr(generation, "failed", False) else row)
+        rows.append((math.nan, math.nan, False, False) if generation.failed else row)
     return pd.DataFrame(rows, columns=["cross_entropy", "completion_cross_entropy", "says_phrase", "is_story"])
 
 

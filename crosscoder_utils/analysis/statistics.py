@@ -5,6 +5,7 @@ would overstate the uncertainty of their difference.
 """
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +13,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from crosscoder_utils.io.checked_tables import checked_table
-from crosscoder_utils.io.error_messages import in_one_line
-from crosscoder_utils.io.validation import finite_number, several, whole_number
+from crosscoder_utils.io.error_messages import in_one_line, shown
+from crosscoder_utils.io.validation import finite_number, plain, several, whole_number
 
 NEEDED = ["setting", "n_tokens", "cross_entropy", "is_story", "says_phrase"]
 """Columns of a sweep that `best_settings` compares settings by."""
@@ -106,7 +107,9 @@ def paired_difference(
     Raises:
         ValueError: If the two settings do not have the same prompts, or a value is missing.
     """
-    a, b = whole_number("a", a), whole_number("b", b)
+    for name, one in (("a", a), ("b", b)):
+        if not isinstance(plain(one), (str, Real)):
+            raise ValueError(f"{name}={shown(one)} must be a value of the column `setting`")
     table = checked_table("table", table, ["setting", "prompt_index", value], numbers=[value])
     first, second = (table[table["setting"] == one].set_index("prompt_index")[value].sort_index() for one in (a, b))
     if not first.index.equals(second.index) or not len(first):

@@ -112,7 +112,7 @@ class Comparison:
         nats = f"cross-entropy {scores['cross_entropy']:.2f}"
         if text:  # an empty completion has no cross-entropy of its own
             nats += f" (completion {scores['completion_cross_entropy']:.2f})"
-        if getattr(completion.generation, "failed", False):
+        if completion.generation.failed:
             figures, nats = (), "failed: activations or logits were not finite; use a smaller scale, value or learning rate"
             text = text or "failed"
         else:

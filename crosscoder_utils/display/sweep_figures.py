@@ -68,7 +68,7 @@ def comparison_dots(draws: pd.DataFrame, references: dict[str, float]) -> go.Fig
     figure = go.Figure(layout={"template": TEMPLATE})
     dots = summarize(draws, keys)
     dots["stories"] = summarize(draws.astype({"is_story": float}), keys, "is_story")["mean"]  # groups in the same order
-    dots["name"] = (dots["role"] + ": " + dots["method"]).map(literal)
+    dots["name"] = [literal(f"{role}: {method}") for role, method in zip(dots["role"], dots["method"])]
     for (name, value), dash in zip(references.items(), _DASHES, strict=False):
         line = {"color": "#808080", "dash": dash}
         ends = dots["name"].iloc[[0, -1]]
@@ -185,9 +185,9 @@ def _finished(table: pd.DataFrame, needed: Sequence[str], filled: Sequence[str] 
     Raises:
         ValueError: If columns are missing, do not hold numbers, or no row is left.
     """
-    table = checked_table("table", table, needed, filled, [*_NUMBERS, *more])
+    keys = [name for name in ("setting", "role", "ablated", "draw") if name in getattr(table, "columns", ())]
+    table = checked_table("table", table, needed, [*filled, *keys], [*_NUMBERS, *more])
     if "failed" in table.columns:
-        keys = [name for name in ("setting", "role", "ablated", "draw") if name in table.columns]
         failed = table["failed"].fillna(0) != 0
         table = (
             table[~failed.groupby([table[name] for name in keys], dropna=False).transform("any")] if keys else table[~failed]

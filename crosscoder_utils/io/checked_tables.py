@@ -13,8 +13,8 @@ _TEXTS = {"role", "method", "ablated", "split", "label", "prompt", "completion",
 _COMPLETE = {"role", "ablated", "split", "setting", "prompt_index", "draw"}
 """Columns without missing values: rows are grouped by them."""
 _NUMBERS = {
-    "prompt_index", "draw", "n_tokens", "max_new_tokens", "seed", "feature", "point", "strength", "is_story",
-    "says_phrase", "failed", "cross_entropy", "completion_cross_entropy", "overshoot", "relative_edit_norm",
+    "prompt_index", "draw", "n_tokens", "max_new_tokens", "seed", "feature", "point", "strength",
+    "is_story", "says_phrase", "failed", "cross_entropy", "completion_cross_entropy", "overshoot", "relative_edit_norm",
 }  # fmt: skip
 
 

@@ -56,6 +56,7 @@ def test_a_table_without_single_layers_and_labels():
     shown = side_by_side(table).data
     assert "A" in shown and "B" in shown and "untouched" in shown
     assert "A" in side_by_side(table.drop(columns="method")[:1]).data
+    assert side_by_side(table.assign(setting=["untouched", "many"])).data == shown
     with pytest.raises(ValueError, match=r"prompt_index=7 has no completion to show; the table has \[0\]"):
         side_by_side(table, 7)
     failed = table.assign(failed=[False, True])
