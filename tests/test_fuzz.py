@@ -5,8 +5,6 @@ many examples of each kind. A new kind of input, such as the files of a crosscod
 """
 
 import json
-import os
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ import pytest
 import torch
 import yaml
 from conftest import random_setup
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzz, result_or_one_line
 from hypothesis import strategies as st
 
 from crosscoder_utils import (
@@ -40,39 +38,8 @@ from crosscoder_utils.io.datasets import COLUMNS, read_examples
 from crosscoder_utils.presets import CrosscoderSource, Preset, find_preset, read_preset
 from crosscoder_utils.prompts import as_scope
 
-EXAMPLES = int(os.environ.get("CROSSCODER_FUZZ", 60))
 pytestmark = pytest.mark.usefixtures("unchecked")
-REFUSALS = (ValueError, TypeError, IndexError, FileNotFoundError)
 PROMPT = "Words: red, kite\nStory:"
-
-
-def fuzz(**strategies):
-    """A test that tries many examples; in the short profile, always the same ones."""
-    quiet = list(HealthCheck)
-    options = settings(
-        max_examples=EXAMPLES, deadline=None, suppress_health_check=quiet, derandomize=EXAMPLES < 1000, database=None
-    )
-    return lambda test: options(given(**strategies)(test))
-
-
-def result_or_one_line(call, *arguments, **options):
-    """The result, or None if the call was refused in one line."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return call(*arguments, **options)
-    except REFUSALS as error:
-        message = str(error)
-        assert "\n" not in message, message
-        assert 10 < len(message) <= 600, message
-        assert type(error) in REFUSALS, repr(error)  # no KeyError in disguise, no error of pydantic or Arrow
-        own = ("crosscoder_utils", "test_fuzz")
-        last = error.__traceback__
-        while last.tb_next is not None:
-            last = last.tb_next
-        where = last.tb_frame.f_code.co_filename
-        assert any(name in where for name in own) or (isinstance(error, TypeError) and "argument" in message), (where, message)
-        return None
 
 
 # Values of every kind that a notebook may bring along.

@@ -24,7 +24,7 @@ from crosscoder_utils.io.error_messages import in_one_line
 from crosscoder_utils.io.files import check_writable, whole_file
 from crosscoder_utils.loading import Setup
 
-ROWS_VERSION = 2
+ROWS_VERSION = 3
 """Part of every row's id. Increment it when a code change alters results; stored rows are then recomputed."""
 
 _TEXTS = ["row_id", "prompt_id", "prompt", "completion", "intervention", "tokens", "method", "label", "record", "settings"]
