@@ -15,6 +15,7 @@ from crosscoder_utils.analysis.checks import checked_setup, checked_texts
 from crosscoder_utils.generation import Generation
 from crosscoder_utils.hooks import read
 from crosscoder_utils.io.checked_tables import checked_table
+from crosscoder_utils.io.error_messages import shown
 from crosscoder_utils.io.tokens import TokenBatch, padded, token_ids, token_spans
 from crosscoder_utils.io.torch_settings import own_settings
 from crosscoder_utils.io.validation import LARGEST, Texts, flag, instances, several, whole_number
@@ -96,7 +97,7 @@ def story_tokens(setup: Setup, texts: Sequence[str]) -> tuple[list[list[int]], l
         begin = len(split_at_marker(text, setup.preset.story_marker)[0])
         n_story.append(sum(end > begin for _, end in token_spans(setup.tokenizer, text)))
         if not n_story[-1]:
-            raise ValueError(f"text {text!r} ends with the story marker; it needs a story, whose loss is measured")
+            raise ValueError(f"text {shown(text)} ends with the story marker; it needs a story, whose loss is measured")
     return ids, n_story
 
 
