@@ -237,7 +237,7 @@ def test_files_that_are_no_such_files(tmp_path, name, what):
     content, match = BYTES[what]
     (folder / name).write_bytes(content)
     if name == "model_cfg.yaml" and what in ("a page", "zeros", "random"):
-        match = "model_cfg.yaml (holds|cannot be read as YAML)"
+        match = "model_cfg.yaml (holds|cannot be read as YAML|is no text in UTF-8)"
     refused(match, folder, hook_points=[1])
 
 

