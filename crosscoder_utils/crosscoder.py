@@ -193,10 +193,8 @@ class Crosscoder:
     def check_point(self, point: Integral) -> int:
         """Return `point`, or raise an `IndexError` if there is no such hook point."""
         if isinstance(point, bool) or not 0 <= point < self.n_points:
-            covered = "" if self.hook_points is None else f" (hook points {self.hook_points} of the model)"
-            raise IndexError(
-                f"hook point {point} does not exist; this crosscoder has hook points 0..{self.n_points - 1}{covered}"
-            )
+            covered = "" if self.hook_points is None else f", which are the hook points {self.hook_points} of the model"
+            raise IndexError(f"point={point} does not exist; this crosscoder has points 0..{self.n_points - 1}{covered}")
         return int(point)
 
 

@@ -115,28 +115,26 @@ def load(
         ValueError: If the preset is unknown, an asset was altered, or parts do not fit each other.
         FileNotFoundError: If a part is missing, or on the hub and not to be had.
     """
-    from crosscoder_utils.engine.load_checks import (
-        check_center,
-        check_fit,
-        check_tokenizer,
-    )  # the engine is built on this module
+    from crosscoder_utils.engine import load_checks  # the engine is built on this module
 
-    preset = preset if isinstance(preset, Preset) else find_preset(preset)
+    device, preset = load_checks.check_device(device), preset if isinstance(preset, Preset) else find_preset(preset)
     if preset.manifest is not None:
         check_manifest(preset.manifest)
     crosscoder = _find_crosscoder(preset, crosscoder).to(device, torch.float32)
     tokenizer = read_tokenizer(preset.tokenizer or preset.model)
+    context = preset.context if "context" in preset.model_fields_set else None
     models = {}
     for adapters in (preset.adapters, preset.base_adapters):
         if adapters not in models:
             name = preset.name if adapters == preset.adapters else f"{preset.name}-base"
-            models[adapters] = wrap(read_causal_lm(preset.model, adapters, preset.dtype).to(device), name, preset.context)
+            models[adapters] = wrap(read_causal_lm(preset.model, adapters, preset.dtype).to(device), name, context)
             _SOURCES[models[adapters]] = preset.model, adapters, preset.dtype
     model = models[preset.adapters]
-    check_fit(crosscoder, model)
+    preset = preset.model_copy(update={"context": load_checks.check_context(plain(model).causal_lm, context)})
+    load_checks.check_fit(crosscoder, model)
     setup = Setup(preset, model, models[preset.base_adapters], crosscoder, tokenizer)
-    check_tokenizer(setup)
-    check_center(setup)
+    load_checks.check_tokenizer(setup)
+    load_checks.check_center(setup)
     return setup
 
 
@@ -168,11 +166,11 @@ def wrap(model: PreTrainedModel, name: str, context: int | None = None) -> Trans
     Raises:
         ValueError: If the engine would not compute what transformers does; see `engine.load_checks`.
     """
-    from crosscoder_utils.engine.load_checks import check_context, check_model  # the engine is built on this module
+    from crosscoder_utils.engine import load_checks  # the engine is built on this module
 
     model.eval().requires_grad_(False)
-    context = check_context(model, context)
+    context = load_checks.check_context(model, context)
     with quiet():
         wrapped = bridge(model, name)
-        check_model(plain(wrapped), context)
+        load_checks.check_model(plain(wrapped), context)
     return wrapped

@@ -1,6 +1,7 @@
 """Presets: the sources of a model, its adapters, crosscoder and data, and how its prompts are written."""
 
 import difflib
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,7 +65,7 @@ class Preset(_Settings):
     prepend_bos: StrictBool = False
     """Whether prompts get a BOS token. A BOS token is never edited or recorded, wherever it comes from."""
     context: Annotated[int, Field(gt=1, strict=True)] = 512
-    """Number of positions the model was trained on; the limit for prompt and completion together."""
+    """The limit for prompt and completion together: the positions the model was trained on, by default 512 at most."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Data type of the model's weights; the crosscoder keeps its own."""
     manifest: _Text | None = None
@@ -126,6 +127,8 @@ def find_preset(name: str | Path, extended_by: tuple[Path, ...] = ()) -> Preset:
         return read_preset(text, extended_by)
     if isinstance(text, str) and text in PRESETS:
         return PRESETS[text]
+    if isinstance(text, str) and os.path.isdir(os.path.expanduser(text)):
+        raise ValueError(f"{text!r} is a folder; write a preset, a YAML file with the lines 'model: ...' and 'crosscoder: ...'")
     nearest = difflib.get_close_matches(str(text)[:60], PRESETS, n=1, cutoff=0)
     raise ValueError(
         f"unknown preset {shown(text)}; known: {', '.join(sorted(PRESETS))}, and paths of .yaml files. "

@@ -136,8 +136,9 @@ def check_length(
     needed = len(ids) + (prepend_bos and not bos) + room_for
     if needed > context:
         room, shorten = (f" and max_new_tokens is {room_for}", " or max_new_tokens") if room_for else ("", "")
+        with_bos = "with BOS " if prepend_bos or bos else ""
         raise ValueError(
-            f"{kind} {_shorten(text)} has {len(ids) - bos} tokens{room}: with BOS that is {needed} of {context} positions; "
+            f"{kind} {_shorten(text)} has {len(ids) - bos} tokens{room}: {with_bos}that is {needed} of {context} positions; "
             f"shorten the {kind}{shorten} by {needed - context}"
         )
     return ids

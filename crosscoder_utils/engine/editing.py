@@ -80,6 +80,8 @@ class AlongDirections:
 
         state.clean.read_prompts(batch, state.limits, take)
         state.run.cache.copy_rows(state.clean.run.cache, state.clean.text, last)
+        if not last:  # prompts of one token; nothing stands before the first step
+            return
         # Up to a row's first edit the two runs are one; from there on its prompt is read again.
         edited = ((coefficients[:, :last] != 0) & state.batch.targets.moves[:, None]).any(-1)
         rows, first = torch.nonzero(edited.any(1))[:, 0], edited.long().argmax(1)
@@ -181,6 +183,8 @@ class Searching:
 
         state.clean.read_prompts(state.batch, state.limits, take)
         state.run.cache.copy_rows(state.clean.run.cache, state.clean.text, last)
+        if not last:
+            return
         # Up to a row's first loss the two runs are one; from there on its prompt is read again, with edits.
         for rows in state.limits.parts(torch.nonzero(has_loss[:, :last].any(1))[:, 0], PROMPT_SPAN):
             cursor = has_loss[rows].long().argmax(1)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.engine.cached_run import Run
 from crosscoder_utils.hooks import PlainModel, read
-from crosscoder_utils.io.error_messages import in_one_line
+from crosscoder_utils.io.error_messages import in_one_line, shown
 from crosscoder_utils.io.tokens import leading_bos, padded, token_ids
 from crosscoder_utils.loading import Setup
 
@@ -65,11 +65,20 @@ def check_model(model: PlainModel, context: int) -> None:
     _CHECKED.add(key)
 
 
+def check_device(device: str | torch.device) -> torch.device:
+    """The device, or a `ValueError` if there is none of that name."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        here = ", ".join(["cpu", *["cuda"] * torch.cuda.is_available(), *["mps"] * torch.backends.mps.is_available()])
+        raise ValueError(f"device={shown(device)} is not available ({in_one_line(error, 80)}); here are: {here}") from error
+
+
 def check_context(model: PreTrainedModel, context: int | None) -> int:
-    """Raise a `ValueError` if the model has fewer positions, or reads longer texts with other rope factors; returns it."""
+    """The context, by default 512 at most; a `ValueError` if the model has fewer positions, or other rope factors in it."""
     config = model.config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
-    context = context or positions or 512
+    context = context or min(positions or 512, 512)
     if positions is not None and context > positions:
         raise ValueError(f"context={context} is more than the {positions} positions of the model; give at most those")
     rope = getattr(config, "rope_parameters", None) or {}

@@ -71,6 +71,16 @@ def load_crosscoder(
             f"model_index={options.model_index} does not exist in {folder}; a {reader.name} folder holds one model"
         )
     crosscoder = reader.read(folder, options)
+    if None not in (crosscoder.hook_points, options.hook_points) and crosscoder.hook_points != tuple(options.hook_points):
+        raise ValueError(
+            f"hook_points={tuple(options.hook_points)}, but the files in {folder} say {crosscoder.hook_points} (0 is after the "
+            "embedding, l after block l); leave hook_points out"
+        )
+    if options.threshold is not None and crosscoder.k is None and (crosscoder.threshold != options.threshold).any():
+        raise ValueError(
+            f"threshold={options.threshold} cannot replace the thresholds that the features in {folder} have; leave it out: it "
+            "is for TopK and BatchTopK"
+        )
     changes = {"center": options.center, "hook_points": options.hook_points}
     crosscoder = replace(crosscoder, **{name: value for name, value in changes.items() if value is not None})
     _check_finite(crosscoder, folder)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict, load_peft_weights
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
@@ -18,7 +19,7 @@ from crosscoder_utils.io.sources import fetch_folder, parse_source, reading
 def read_tokenizer(source: str) -> PreTrainedTokenizerFast:
     """Read a tokenizer; raises a `FileNotFoundError` if that is not possible."""
     where = parse_source(source)
-    with reading(source):
+    with _complete(source, "a tokenizer.json"), reading(source):
         return AutoTokenizer.from_pretrained(where.name, revision=where.revision, subfolder=where.subfolder)
 
 
@@ -31,7 +32,7 @@ def read_causal_lm(source: str, adapters: Sequence[str] = (), dtype: str = "floa
     """
     where = parse_source(source)
     with quiet():
-        with reading(source):
+        with _complete(source, "config.json and model.safetensors"), reading(source):
             model = AutoModelForCausalLM.from_pretrained(
                 where.name, revision=where.revision, subfolder=where.subfolder, dtype=getattr(torch, dtype)
             )
@@ -87,6 +88,20 @@ def _merged(adapted: PeftModel, adapter: str) -> PreTrainedModel:
             "merge it with peft's merge_and_unload and save the whole model, or retrain it without tied or shared layers"
         )
     return merged
+
+
+@contextmanager
+def _complete(source: str, needed: str) -> Iterator[None]:
+    """Replace what transformers raises on files that are missing or damaged by one line."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (ValueError, RuntimeError, KeyError, AttributeError, TypeError, ImportError, SafetensorError) as error:
+        raise ValueError(
+            f"{source!r} cannot be read ({type(error).__name__}: {in_one_line(error)}); it needs {needed}, as save_pretrained "
+            "writes them"
+        ) from error
 
 
 @contextmanager

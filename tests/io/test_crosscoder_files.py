@@ -361,7 +361,7 @@ def test_arguments_that_are_wrong(tmp_path, no_type_checks, arguments, match):
 
 
 def test_arguments_of_numpy_and_torch(tmp_path, no_type_checks):
-    folder = own(tmp_path)
+    folder = own(tmp_path, {"k": 3})
     crosscoder = load_crosscoder(folder, hook_points=np.array([1, 2, 4]), threshold=torch.tensor(0.5), center=np.bool_(True))
     assert crosscoder.hook_points == (1, 2, 4) and crosscoder.center is True and crosscoder.threshold.eq(0.5).all()
 

@@ -192,7 +192,7 @@ def one_hook_point(options: Options, name: str | None, folder: Path) -> tuple[in
     """The hook point of an SAE whose files may not state it.
 
     Args:
-        options: The caller's hook points override the name's.
+        options: The caller's hook points count where there is no name.
         name: Its hook name, as far as the files or the folder say.
         folder: For the error message.
 
@@ -200,7 +200,7 @@ def one_hook_point(options: Options, name: str | None, folder: Path) -> tuple[in
         ValueError: If neither says it, or the name is not of the residual stream between blocks.
     """
     stated = None if name is None else (hook_point_of(name),)
-    hook_points = options.hook_points or stated
+    hook_points = stated or options.hook_points
     if hook_points is None:
         raise ValueError(
             f"{folder} does not say which hook point it reads; give hook_points=[l]: 0 is after the embedding, l after block l"
