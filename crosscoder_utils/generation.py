@@ -99,6 +99,7 @@ def generate(
     memory_gb: float = 2.0,
     batch_size: int = 512,
     progress: bool | Callable[[int], object] = False,
+    sampler: Sampler | None = None,
 ) -> Generations:
     """Complete prompts under interventions.
 
@@ -117,6 +118,7 @@ def generate(
         memory_gb: About how much memory to use, beside the weights, in GB; rows that do not fit are computed in turn.
         batch_size: Number of rows to compute together at most.
         progress: True shows a progress bar over rows; a function is called with the number of rows that have just ended.
+        sampler: Chooses tokens; by default, `Sampler(temperature, top_k, seed)`.
 
     Returns:
         One `Generation` per row.
@@ -131,20 +133,13 @@ def generate(
         >>> out = generate(setup, setup.prompts(5, deployment=True), Ablate(feature, SingleLayer(point=1, scale=2.0)))
         >>> out[0].completion
     """
-    prompts, interventions = _as_rows(prompts, intervention)
+    prompts, interventions = as_rows(setup, prompts, intervention)
     for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name}={value} is too small; it must be 1 or more")
     if record not in RECORDS:
         raise ValueError(f"record={record!r} is unknown; use {', '.join(map(repr, RECORDS))}")
-    if setup.crosscoder.k is not None and any(i is not None for i in interventions):
-        raise ValueError(
-            f"with k={setup.crosscoder.k} it takes all features to tell whether one is active; load the crosscoder with a "
-            "fixed threshold, such as threshold_for(residuals) finds"
-        )
-    for one in {id(i): i for i in interventions if i is not None}.values():
-        one.check(setup.crosscoder)
-    sampler = Sampler(temperature, top_k, seed)
+    sampler = sampler or Sampler(temperature, top_k, seed)
     requests = _make_requests(setup, prompts, interventions, max_new_tokens)
 
     results: dict[int, Generation] = {}
@@ -195,11 +190,19 @@ def _results(setup: Setup, batch: Batch, limits: Limits) -> Iterator[Generation]
         yield Generation(request.prompt, completion, ids, request.intervention, n_prompt, failed, **records)
 
 
-def _as_rows(prompts, intervention) -> tuple[list[str], list[Intervention | None]]:
+def as_rows(setup: Setup, prompts, intervention) -> tuple[list[str], list[Intervention | None]]:
+    """One prompt and one intervention per row, checked to fit the crosscoder."""
     several = isinstance(intervention, Sequence)
     if isinstance(prompts, str):
         prompts = [prompts] * (len(intervention) if several else 1)
     interventions = list(intervention) if several else [intervention] * len(prompts)
     if len(interventions) != len(prompts):
         raise ValueError(f"{len(interventions)} interventions for {len(prompts)} prompts; give one for all, or one per prompt")
+    if setup.crosscoder.k is not None and any(i is not None for i in interventions):
+        raise ValueError(
+            f"with k={setup.crosscoder.k} it takes all features to tell whether one is active; load the crosscoder with a "
+            "fixed threshold, such as threshold_for(residuals) finds"
+        )
+    for one in {id(i): i for i in interventions if i is not None}.values():
+        one.check(setup.crosscoder)
     return list(prompts), interventions

@@ -96,13 +96,13 @@ class TokenScope:
             return f"from {self.marker!r} {self.offset:+d}"
         return self.kind if self.kind != "position" else f"from position {self.offset}"
 
-    def bounds(self, prompt: str, tokenizer: PreTrainedTokenizerFast) -> tuple[int, float]:
-        """`start` and `stop` for one prompt.
+    def bounds(self, prompt: str, tokenizer: PreTrainedTokenizerFast, text: str | None = None) -> tuple[int, float]:
+        """`start` and `stop` for one prompt, or for a whole `text` that begins with it, in whose tokens they then count.
 
         Raises:
             ValueError: If the prompt lacks the marker, or the scope begins before its first token.
         """
-        spans = token_spans(tokenizer, prompt)
+        spans = [span for span in token_spans(tokenizer, text or prompt) if span[1] <= len(prompt)]
         length = len(spans)
         if self.kind == "prompt":
             return 0, length
@@ -112,7 +112,7 @@ class TokenScope:
             at = prompt.rfind(self.marker)
             if at < 0:
                 raise ValueError(f"prompt {_shorten(prompt)} has no marker {self.marker!r}; add it, or use other tokens=")
-            start = next(i for i, (_, end) in enumerate(spans) if end > at) + self.offset
+            start = next((i for i, (_, end) in enumerate(spans) if end > at), length) + self.offset
         else:
             start = self.offset if self.offset >= 0 else length + self.offset
         if start < 0:

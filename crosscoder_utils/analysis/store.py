@@ -31,7 +31,7 @@ _FLAGS = ["says_phrase", "is_story"]
 _COUNTS = ["n_tokens", "max_new_tokens", "seed"]
 _PARAMETERS = sorted({field.name for method in METHODS.values() for field in fields(method)})
 _MEASURES = ["activation_before", "activation_after", "overshoot", "others_change", "others_change_relative"]
-_MEASURES += ["relative_edit_norm", "cross_entropy", "completion_cross_entropy"]
+_MEASURES += ["relative_edit_norm", "cross_entropy", "completion_cross_entropy", "kl"]
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in _TEXTS]
     + [(name, pa.bool_()) for name in _FLAGS]

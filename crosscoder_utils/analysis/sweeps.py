@@ -166,7 +166,7 @@ def _compute_missing(
 ) -> pd.DataFrame:
     assets = assets_of(setup)
     ids = [row_id(assets, prompt, intervention, asdict(options)) for intervention, prompt in rows]
-    tasks = _missing(rows, ids, files.ids(), options, assets, rows_per_file)
+    tasks = missing_tasks(rows, ids, files.ids(), options, assets, rows_per_file)
     total, missing = len(set(ids)), sum(len(task.rows) for task in tasks)
     with tqdm(total=total, initial=total - missing, desc="sweep", unit="row", mininterval=2, disable=not progress) as bar:
         if workers is None:
@@ -179,7 +179,9 @@ def _compute_missing(
     return files.read(ids)
 
 
-def _missing(rows: Sequence[Row], ids: Sequence[str], stored: set[str], options: Options, assets: str, size: int) -> list[Task]:
+def missing_tasks(
+    rows: Sequence[Row], ids: Sequence[str], stored: set[str], options: Options, assets: str, size: int
+) -> list[Task]:
     """Tasks for the rows that are not stored yet; rows with equal ids are computed once.
 
     The *whole* grid is split into parts of `size` rows, and the stored rows are left out of them: a row is then computed beside
