@@ -1,17 +1,15 @@
 """Ablate and steer crosscoder features in language models.
 
 The core, to be read in this order: `crosscoder`, `presets`, `loading`, `prompts`, `hooks`, `interventions`, `generation`,
-`forward`.
-Around it: `io` reads and writes files, `engine` makes `generate` fast, `analysis` finds features and sweeps interventions over
-them, `display` draws, `training` makes models and crosscoders. Analysis and display are imported when a name of theirs is
-first used.
+`forward`. Around it: `io` reads and writes files, `engine` makes `generate` fast, `analysis` finds features and sweeps
+interventions over them, `display` draws, `training` makes models and crosscoders. Analysis and display are imported when a
+name of theirs is first used.
 """
 
 from importlib import import_module
 
 from crosscoder_utils.crosscoder import Crosscoder
-from crosscoder_utils.engine.lens_hooks import fwd_hooks, input_ids
-from crosscoder_utils.forward import Reading, Readings, run
+from crosscoder_utils.forward import Reading, Readings, fwd_hooks, input_ids, run
 from crosscoder_utils.generation import Generation, Generations, generate
 from crosscoder_utils.hooks import residual_hooks
 from crosscoder_utils.interventions import METHODS, Ablate, Clamp, ManyLayers, Perturbation, SingleLayer, Steer

@@ -1,4 +1,4 @@
-"""Texts that exist already, read under per-row interventions: nothing is written (teacher forcing)."""
+"""Texts that exist already, read under per-row interventions (teacher forcing): by `run`, or with a user's own hooks."""
 
 import warnings
 from collections.abc import Sequence
@@ -10,23 +10,25 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from crosscoder_utils.engine import read_texts, text_requests
+from crosscoder_utils.engine.lens_hooks import fwd_hooks, input_ids
 from crosscoder_utils.generation import as_rows
 from crosscoder_utils.hooks import own_settings
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import leading_bos
 
+__all__ = ["Reading", "Readings", "fwd_hooks", "input_ids", "run"]
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Reading:
     """What came of one row; every array has one entry per token id, BOS left out.
 
-    Activations and norms are recorded as in a `Generation`, and None for an untouched row. With several features, activations
-    are [token, target].
+    Activations and norms are those of a `Generation`, and None for an untouched row.
 
     Attributes:
         text: As given.
-        token_ids: Its ids, without BOS.
+        token_ids: Its ids.
         intervention: What was done; None for an untouched row.
         loss: Of the token in the intervened run, in nats. Without a BOS, the first is NaN.
         kl: KL(untouched || intervened) of the prediction made at the token, in nats.
@@ -57,10 +59,8 @@ class Reading:
         `edited_share` is the share of tokens that got an edit, `relative_edit_norm` the edit's largest norm, over tokens and
         hook points, relative to the residual stream's.
         """
-        row = {"text": self.text, "n_tokens": len(self.token_ids), "failed": self.failed, "intervention": "none"}
-        if self.intervention is not None:
-            row |= self.intervention.settings
-            row |= {"label": self.intervention.label, "strength": self.intervention.method.strength}
+        row, one = {"text": self.text, "n_tokens": len(self.token_ids), "failed": self.failed}, self.intervention
+        row |= {"intervention": "none"} if one is None else one.settings | {"label": one.label, "strength": one.method.strength}
         known = self.loss[~np.isnan(self.loss)]
         row |= {"mean_loss": float(known.mean()) if len(known) else np.nan}
         row |= {"mean_kl": float(self.kl.mean()), "max_kl": float(self.kl.max())}
@@ -90,9 +90,8 @@ def run(
 ) -> Readings:
     """Read texts under interventions: what the model would have predicted at each token, and what the edits were.
 
-    Edits are those that `generate` makes where it writes the text. A text's prompt, for `tokens=`, ends with the first story
-    marker of the preset; where there is none, all of the text is the prompt, and "generated" is refused. A row's result
-    depends on its text and its intervention, never on the other rows.
+    Edits are those that `generate` makes where it writes the text. For `tokens=`, a text's prompt ends with the preset's story
+    marker; where there is none, all of it is the prompt, and "generated" is refused. A row's result is its own.
 
     Args:
         setup: From `load`.
@@ -107,8 +106,7 @@ def run(
         One `Reading` per row.
 
     Raises:
-        ValueError: If a text is empty, longer than the context or lacks a marker that `tokens=` names, if an argument is out
-            of range, if `memory_gb` does not hold a single row, or if the crosscoder is a TopK one.
+        ValueError: If a text is empty, too long or lacks a marker that `tokens=` names, or if `memory_gb` holds no row.
         IndexError: If a feature or hook point does not exist.
 
     Example:

@@ -194,7 +194,7 @@ def _estimates(
     for number in range(len(strengths)):
         own = slice(number, None, len(strengths))
         size = torch.zeros(setup.crosscoder.n_features, dtype=torch.float64)
-        size[table["feature"].to_numpy()[own]] = torch.from_numpy(table["value"].to_numpy()[own])
+        size[table["feature"].to_numpy()[own].copy()] = torch.tensor(table["value"].to_numpy()[own])
         size = size.to(setup.crosscoder.W_dec)
         effects = estimated_effects(setup, prompts, method, ACTIONS[action], tokens, size).mean(0)
         found[own] = effects.double().cpu().numpy()[table["feature"].to_numpy()[own]]
