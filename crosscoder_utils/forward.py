@@ -10,14 +10,12 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from crosscoder_utils.engine import read_texts, text_requests
-from crosscoder_utils.engine.lens_hooks import fwd_hooks, input_ids
+from crosscoder_utils.engine.lens_hooks import fwd_hooks, input_ids  # noqa: F401, public from here
 from crosscoder_utils.generation import as_rows
 from crosscoder_utils.hooks import own_settings
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import leading_bos
-
-__all__ = ["Reading", "Readings", "fwd_hooks", "input_ids", "run"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -54,15 +52,10 @@ class Reading:
         return f"Reading({self.text!r}, {self.intervention})"
 
     def summary(self) -> dict:
-        """One row of a table: text, settings as in `Generation.summary`, means and largest values over tokens.
-
-        `edited_share` is the share of tokens that got an edit, `relative_edit_norm` the edit's largest norm, over tokens and
-        hook points, relative to the residual stream's.
-        """
+        """One row of a table, as `Generation.summary`; `edited_share` is the share of tokens that got an edit."""
         row, one = {"text": self.text, "n_tokens": len(self.token_ids), "failed": self.failed}, self.intervention
         row |= {"intervention": "none"} if one is None else one.settings | {"label": one.label, "strength": one.method.strength}
-        known = self.loss[~np.isnan(self.loss)]
-        row |= {"mean_loss": float(known.mean()) if len(known) else np.nan}
+        row["mean_loss"] = float(pd.Series(self.loss).mean())  # without the NaN of a first token
         row |= {"mean_kl": float(self.kl.mean()), "max_kl": float(self.kl.max())}
         if self.edit_norm is not None:
             row["edited_share"] = np.nan if self.failed else float((self.edit_norm > 0).any(1).mean())
@@ -113,22 +106,15 @@ def run(
         >>> readings = run(setup, setup.examples(20, deployment=False), Ablate(feature, ManyLayers(scale=1.0)))
         >>> readings.to_frame()["mean_kl"].mean()  # the side effect on ordinary texts
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} is too small; it must be 1 or more")
     texts, interventions = as_rows(setup, texts, intervention)
     requests = text_requests(setup, texts, interventions)
     rows: dict[int, Reading] = {}
     with tqdm(total=len(requests), desc="reading", unit="row", disable=not progress) as bar:
         for number, arrays in read_texts(setup, requests, memory_gb, batch_size, logits):
-            ids = list(requests[number].ids)
-            ids = ids[leading_bos(setup.tokenizer, ids) :]
+            ids = requests[number].ids[leading_bos(setup.tokenizer, requests[number].ids) :]
             rows[number] = Reading(texts[number], ids, interventions[number], **arrays)
             bar.update()
-    failed = sum(reading.failed for reading in rows.values())
-    if failed:
-        warnings.warn(
-            f"{failed} of {len(rows)} rows failed: an edit or a logit was infinite or NaN, and so are their results; use a "
-            "smaller scale or learning rate",
-            stacklevel=3,
-        )
+    if failed := sum(reading.failed for reading in rows.values()):
+        reason = "an edit or a logit was infinite or NaN; their results are NaN; use a smaller scale or learning rate"
+        warnings.warn(f"{failed} of {len(rows)} rows failed: {reason}", stacklevel=3)
     return Readings(rows[number] for number in range(len(requests)))

@@ -59,6 +59,8 @@ def read_texts(
     `loss` and `kl` are there for every row, `logits` if asked for, the records where the row has an intervention. A row of
     which an edit or a logit was not finite has `failed`, and NaN everywhere.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} is too small; it must be 1 or more")
     families = defaultdict(list)
     for number, request in enumerate(requests):
         families[family(request) or AlongDirections].append(number)
