@@ -14,7 +14,7 @@ from torch import Tensor
 from crosscoder_utils.hooks import own_settings, read
 from crosscoder_utils.interventions import DecoderMethod, Intervention, ManyLayers, Method
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.prompts import as_scope, padded, remove_tag, token_ids
+from crosscoder_utils.prompts import TokenScope, as_scope, padded, remove_tag, token_ids
 
 PROMPTS_AT_ONCE = 8
 
@@ -25,7 +25,7 @@ def estimated_effects(
     prompts: Sequence[str],
     method: Method,
     kind: type[Intervention],
-    tokens="all",
+    tokens: str | TokenScope = "all",
     size: Float[Tensor, " feature"] | None = None,
 ) -> Float[Tensor, "prompt feature"]:
     """Estimated change, in nats, of a scalar of each prompt's last token under an intervention on each feature.
@@ -68,7 +68,8 @@ def _gradients(
     with torch.enable_grad():
         result = read(setup.model, batch.tokens, deltas, logits=True, hook_points=setup.hook_points)
         last = batch.content_start + batch.content.sum(1) - 1
-        log_p = result.logits[torch.arange(len(prompts), device=setup.device), last].log_softmax(-1)
+        logits = result.logits[torch.arange(len(prompts), device=setup.device), last]
+        log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
         (gradient,) = torch.autograd.grad(_scalars(setup, prompts, log_p).sum(), deltas)
     with torch.no_grad():
         residuals = result.residuals.detach()

@@ -64,7 +64,8 @@ def screen(
         tokens: Where to intervene, as in an intervention.
         max_new_tokens: Length of completions; a few dozen tokens suffice to tell a story from a phrase.
         estimate: True adds the column `estimate`, from one backward pass per prompt; "first" also runs only the `keep`
-            features with the largest absolute estimates.
+            features with the largest absolute estimates. It sees edits of the prompt and what they do to the first token, and
+            so ranks features by `kl` well, and by `cross_entropy_change` badly where they fire on the completion only.
         keep: How many features to run with `estimate="first"`; by default 100.
         texts: Where usual activations are measured; by default 40 training examples of each condition, or, of a setup without
             data, the untouched prompts and completions.
@@ -105,8 +106,7 @@ def screen(
     table = _settings(setup, chosen, strengths, action, untouched, texts)
     table["fires"], table["last_token"] = firing.share[table["feature"]], firing.last_token[table["feature"]]
     if estimate:
-        effects = _estimates(setup, prompts, method, action, tokens, strengths, table)
-        table["estimate"] = effects
+        table["estimate"] = _estimates(setup, prompts, method, action, tokens, strengths, table)
 
     runs, left_out = _to_run(table, firing, action, KEEP if keep is None else keep, estimate == "first")
     made = {
@@ -171,13 +171,18 @@ def _settings(
     table = pd.DataFrame({"feature": np.repeat(features, len(strengths)), "strength": np.tile(strengths, len(features))})
     if action == "ablate":
         return table.assign(value=1.0)
-    if texts is None and setup.preset.data is not None:
-        texts = [t for deployment in (True, False) for t in setup.examples(N_EXAMPLES, deployment, split="train")]
-    if texts is None:
+    if texts is None and setup.preset.data is None:
         ids = [setup.token_ids(g.prompt) + g.token_ids for g in untouched]
     else:
-        ids = [setup.token_ids(text) for text in texts]
+        ids = [setup.token_ids(text) for text in (_training_texts(setup) if texts is None else texts)]
     return table.assign(value=table["strength"] * usual_activations(setup, ids)[table["feature"]])
+
+
+def _training_texts(setup: Setup) -> list[str]:
+    try:
+        return [text for deployment in (True, False) for text in setup.examples(N_EXAMPLES, deployment, split="train")]
+    except ValueError as error:
+        raise ValueError(f"{error}; or give texts=, on which usual activations are measured") from None
 
 
 def _estimates(
