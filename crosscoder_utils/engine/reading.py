@@ -103,41 +103,39 @@ def searched_deltas(setup: Setup, requests: Sequence[Request], limits: Limits) -
 def _read_part(setup: Setup, requests: Sequence[Request], deltas: Tensor | None, logits: bool) -> Iterator[Arrays]:
     """Read rows that fit together, each different text once in the clean run; `deltas` are worked out where not given."""
     batch, targets = _padded(setup, requests), Targets.of([r.intervention for r in requests], setup.crosscoder)
-    texts = {request.prompt: row for row, request in reversed(list(enumerate(requests)))}  # each text's first row
-    number = {text: index for index, text in enumerate(texts)}
-    text = torch.tensor([number[request.prompt] for request in requests], device=setup.device)
-    clean = read(setup.model, batch.tokens[list(texts.values())], logits=True, hook_points=setup.hook_points)
+    first_row = {request.prompt: row for row, request in reversed(list(enumerate(requests)))}
+    number = {text: index for index, text in enumerate(first_row)}
+    text = [number[request.prompt] for request in requests]
+    clean = read(setup.model, batch.tokens[list(first_row.values())], logits=True, hook_points=setup.hook_points)
     residuals = clean.residuals[text]
     pre_before = targets.encoder.pre_activations(residuals)
     if deltas is None:
         deltas = _along_directions(targets, pre_before, batch, requests)
     deltas = deltas[:, : batch.tokens.shape[1]]
+    # Rows that get no edit are not read again: of them, the intervened run is the clean one, bit for bit.
+    edited, pre_after, intervened = torch.nonzero(deltas.flatten(1).ne(0).any(1))[:, 0], pre_before.clone(), None
+    if len(edited):
+        intervened = read(setup.model, batch.tokens[edited], deltas[edited], logits=True, hook_points=setup.hook_points)
+        pre_after[edited] = targets.select(edited).encoder.pre_activations(intervened.residuals)
     tables = {
         "activation_before": targets.encoder.activate(pre_before),
+        "activation_after": targets.encoder.activate(pre_after),
         "pre_activation_before": pre_before,
+        "pre_activation_after": pre_after,
         "edit_norm": deltas.norm(dim=-1),
         "residual_norm": residuals.norm(dim=-1).to(pre_before.dtype),
     }
-    # Rows that get no edit are not read again: of them, the intervened run is the clean one, bit for bit.
-    edited = torch.nonzero(deltas.flatten(1).ne(0).any(1))[:, 0]
-    pre_after, place = pre_before.clone(), {row: at for at, row in enumerate(edited.tolist())}
-    if place:
-        after = read(setup.model, batch.tokens[edited], deltas[edited], logits=True, hook_points=setup.hook_points)
-        pre_after[edited] = targets.select(edited).encoder.pre_activations(after.residuals)
-    tables |= {"activation_after": targets.encoder.activate(pre_after), "pre_activation_after": pre_after}
-    finite = torch.isfinite(deltas.square().flatten(1).sum(1)).tolist()
-
-    for row, request in enumerate(requests):
-        own = slice(int(batch.content_start[row]), int(batch.content_start[row]) + int(batch.content[row].sum()))
+    finite, place = torch.isfinite(deltas.square().flatten(1).sum(1)).tolist(), {r: n for n, r in enumerate(edited.tolist())}
+    bounds = zip(batch.content_start.tolist(), batch.content.sum(1).tolist(), strict=True)
+    for row, (start, n_tokens) in enumerate(bounds):
+        own = slice(start, start + n_tokens)
         before = clean.logits[text[row], : own.stop]
-        intervened = after.logits[place[row], : own.stop] if row in place else before
-        arrays = _predictions(before, intervened, batch.tokens[row], own)
-        if request.intervention is not None:
+        after = intervened.logits[place[row], : own.stop] if row in place else before
+        arrays = _predictions(before, after, batch.tokens[row], own) | ({"logits": after[own]} if logits else {})
+        if requests[row].intervention is not None:
             arrays |= {name: table[row, own] for name, table in tables.items()}
-        if logits:
-            arrays["logits"] = intervened[own].clone()
-        failed = not (finite[row] and bool(torch.isfinite(intervened.amax(-1)).all()))
-        yield {"failed": failed} | {name: _array(request, name, values, failed) for name, values in arrays.items()}
+        failed = not (finite[row] and bool(torch.isfinite(after.amax(-1)).all()))
+        yield {"failed": failed} | {name: _array(requests[row], name, one, failed) for name, one in arrays.items()}
 
 
 def _padded(setup: Setup, requests: Sequence[Request]) -> TokenBatch:
@@ -150,7 +148,7 @@ def _along_directions(
     position = torch.arange(pre.shape[1], device=pre.device) - batch.content_start[:, None]
     first, stop = (torch.tensor(b, device=pre.device)[:, None] for b in zip(*(r.bounds for r in requests), strict=True))
     editable = batch.content & (position >= first) & (position < stop)
-    return targets.deltas((targets.coefficients(pre) * editable[..., None]).masked_fill_(~editable[..., None], 0.0))
+    return targets.deltas(torch.where(editable[..., None], targets.coefficients(pre), 0.0))
 
 
 def _predictions(
@@ -178,10 +176,9 @@ def _log_softmax(logits: Float[Tensor, "*any vocab"]) -> Float[Tensor, "*any voc
 
 
 def _array(request: Request, name: str, values: Tensor, failed: bool) -> np.ndarray:
+    """One row's values in memory of their own, so that they do not hold those of the rows beside it."""
     if "activation" in name:
         features = request.intervention.features
         values = values[:, 0] if isinstance(request.intervention.feature, int) else values[:, : len(features)]
-    if values.dtype in (torch.bfloat16, torch.float16):
-        values = values.float()
-    array = values.cpu().numpy()
+    array = values.to(torch.promote_types(values.dtype, torch.float32)).cpu().numpy().copy()
     return np.full_like(array, np.nan) if failed else array
