@@ -1,14 +1,15 @@
 """Ablate and steer crosscoder features in language models.
 
-The core, to be read in this order: `crosscoder`, `presets`, `loading`, `prompts`, `hooks`, `interventions`, `generation`.
-Around it: `io` reads and writes files, `engine` makes `generate` fast, `analysis` finds features and sweeps interventions over
-them, `display` draws, `training` makes models and crosscoders. Analysis and display are imported when a name of theirs is
-first used.
+The core, to be read in this order: `crosscoder`, `presets`, `loading`, `prompts`, `hooks`, `interventions`, `generation`,
+`forward`. Around it: `io` reads and writes files, `engine` makes `generate` fast, `analysis` finds features and sweeps
+interventions over them, `display` draws, `training` makes models and crosscoders. Analysis and display are imported when a
+name of theirs is first used.
 """
 
 from importlib import import_module
 
 from crosscoder_utils.crosscoder import Crosscoder
+from crosscoder_utils.forward import Reading, Readings, fwd_hooks, input_ids, run
 from crosscoder_utils.generation import Generation, Generations, generate
 from crosscoder_utils.hooks import residual_hooks
 from crosscoder_utils.interventions import METHODS, Ablate, Clamp, ManyLayers, Perturbation, SingleLayer, Steer
@@ -25,6 +26,7 @@ _LAZY = {
     ],
     "analysis.feature_cards": ["FeatureCard", "direct_effect", "feature_card"],
     "analysis.metrics": ["reconstruction", "score", "ce_loss_added", "story_cross_entropy", "summarize"],
+    "analysis.screen": ["screen"],
     "analysis.sweeps": ["sweep"],
     "display.feature_card_views": ["card_figure", "card_html"],
 }  # fmt: skip
@@ -32,8 +34,9 @@ _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 
 __all__ = [
     "METHODS", "PRESETS", "Ablate", "Clamp", "Crosscoder", "Generation", "Generations", "ManyLayers", "Perturbation", "Preset",
-    "Setup", "SingleLayer", "Steer", "add_tag", "chat_prompt", "from_marker", "from_position", "generate", "load",
-    "load_crosscoder", "remove_tag", "residual_hooks", "save_crosscoder", "token_ids", *_MODULE_OF,
+    "Reading", "Readings", "Setup", "SingleLayer", "Steer", "add_tag", "chat_prompt", "from_marker", "from_position",
+    "fwd_hooks", "generate", "input_ids", "load", "load_crosscoder", "remove_tag", "residual_hooks", "run", "save_crosscoder",
+    "token_ids", *_MODULE_OF,
 ]  # fmt: skip
 
 

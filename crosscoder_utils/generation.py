@@ -101,6 +101,7 @@ def generate(
     memory_gb: float = 2.0,
     batch_size: int = 512,
     progress: bool | Callable[[int], object] = False,
+    sampler: Sampler | None = None,
 ) -> Generations:
     """Complete prompts under interventions.
 
@@ -119,6 +120,7 @@ def generate(
         memory_gb: About how much memory to use, beside the weights, in GB; rows that do not fit are computed in turn.
         batch_size: Number of rows to compute together at most.
         progress: True shows a progress bar over rows; a function is called with the number of rows that have just ended.
+        sampler: Chooses tokens; by default, `Sampler(temperature, top_k, seed)`.
 
     Returns:
         One `Generation` per row.
@@ -139,9 +141,9 @@ def generate(
     if 0 < temperature < 1e-6:
         raise ValueError(f"temperature={temperature} must be 0 (greedy) or at least 1e-06")
     top_k = None if top_k is None else whole_number("top_k", top_k, 1)
-    sampler = Sampler(temperature, top_k, whole_number("seed", seed))
+    sampler = sampler or Sampler(temperature, top_k, whole_number("seed", seed))
     progress = progress if callable(progress) else flag("progress", progress)
-    requests = make_requests(setup, *_as_rows(prompts, intervention), max_new_tokens)
+    requests = make_requests(setup, *as_rows(setup, prompts, intervention), max_new_tokens)
 
     results: dict[int, Generation] = {}
     with tqdm(total=len(requests), desc="generating", unit="row", disable=progress is not True) as bar:
@@ -162,15 +164,7 @@ def generate(
 
 
 def make_requests(setup: Setup, prompts, interventions, max_new_tokens: int) -> list[Request]:
-    """Check and tokenize; equal prompts once."""
-    crosscoder = instance("setup", setup, Setup, "make one with load()").crosscoder
-    if crosscoder.k is not None and any(i is not None for i in interventions):
-        raise ValueError(
-            f"with k={crosscoder.k} it takes all features to tell whether one is active; load the crosscoder with a "
-            "fixed threshold, such as threshold_for(residuals) finds"
-        )
-    for one in {id(i): i for i in interventions if i is not None}.values():
-        one.check(crosscoder)
+    """Tokenize, and check lengths and scopes; equal prompts once."""
     ids = {p: setup.token_ids(p, max_new_tokens) for p in dict.fromkeys(prompts)}
     scopes = dict.fromkeys((p, i.scope) for p, i in zip(prompts, interventions) if i is not None)
     bounds = {(p, scope): scope.bounds(p, setup.tokenizer) for p, scope in scopes}
@@ -199,7 +193,9 @@ def _results(setup: Setup, batch: Batch, limits: Limits) -> Iterator[Generation]
         yield Generation(request.prompt, completion, ids, request.intervention, n_prompt, failed, **records)
 
 
-def _as_rows(prompts, intervention) -> tuple[list[str], list[Intervention | None]]:
+def as_rows(setup: Setup, prompts, intervention) -> tuple[list[str], list[Intervention | None]]:
+    """One prompt and one intervention per row, checked to fit the crosscoder."""
+    crosscoder = instance("setup", setup, Setup, "make one with load()").crosscoder
     one = intervention is None or isinstance(intervention, Intervention)
     rows = texts("prompts", prompts)
     interventions = instances("intervention", intervention, Intervention, "give Ablate(feature, method) or None", or_none=True)
@@ -207,4 +203,12 @@ def _as_rows(prompts, intervention) -> tuple[list[str], list[Intervention | None
     interventions *= len(rows) if one else 1
     if len(interventions) != len(rows):
         raise ValueError(f"{len(interventions)} interventions for {len(rows)} prompts; give one for all, or one per prompt")
+    given = {id(i): i for i in interventions if i is not None}.values()
+    if crosscoder.k is not None and given:
+        raise ValueError(
+            f"with k={crosscoder.k} it takes all features to tell whether one is active; load the crosscoder with a "
+            "fixed threshold, such as threshold_for(residuals) finds"
+        )
+    for each in given:
+        each.check(crosscoder)
     return rows, interventions

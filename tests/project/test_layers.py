@@ -8,7 +8,7 @@ from pathlib import Path
 import crosscoder_utils
 
 ROOT = Path(crosscoder_utils.__file__).parent
-CORE = {"crosscoder", "presets", "loading", "prompts", "hooks", "interventions", "generation"}
+CORE = {"crosscoder", "presets", "loading", "prompts", "hooks", "interventions", "generation", "forward"}
 LAYERS = {
     "io": {"io", "crosscoder"},
     "core": {"io", "core", "engine"},
@@ -45,9 +45,9 @@ def test_imports_run_one_way():
     assert not wrong
 
 
-def test_of_the_core_only_generation_and_loading_use_the_engine():
+def test_of_the_core_only_generation_forward_and_loading_use_the_engine():
     names = {one.name for one in ROOT.glob("*.py") if any(".engine" in name for name in imports(one))}
-    assert names == {"generation.py", "loading.py", "interventions.py"}  # the last one for a type only
+    assert names == {"generation.py", "forward.py", "loading.py", "interventions.py"}  # the last one for a type only
     assert "if TYPE_CHECKING:\n    from crosscoder_utils.engine" in (ROOT / "interventions.py").read_text()
 
 

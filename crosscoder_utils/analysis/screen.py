@@ -1,0 +1,267 @@
+"""The causal screen: intervene on every feature of a dictionary, one at a time, and rank them by what that does."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from numbers import Real
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool
+
+from crosscoder_utils.analysis.attribution import estimated_effects
+from crosscoder_utils.analysis.screen_rows import ScreenOptions, computed_rows, known_scores
+from crosscoder_utils.analysis.sweeps import Workers
+from crosscoder_utils.analysis.untouched import Firing, firing_of, usual_activations
+from crosscoder_utils.generation import Generation, generate
+from crosscoder_utils.interventions import Ablate, Clamp, Intervention, Method, SearchMethod, Steer
+from crosscoder_utils.io.torch_settings import own_settings
+from crosscoder_utils.loading import Setup
+from crosscoder_utils.prompts import TokenScope
+
+ACTIONS: dict[str, type[Intervention]] = {"ablate": Ablate, "steer": Steer, "clamp": Clamp}
+N_EXAMPLES = 40
+"""Training examples of each condition on which a feature's usual activation is measured, unless texts are given."""
+KEEP = 100
+_EFFECTS = ["kl", "cross_entropy", "says_phrase", "is_story", "relative_edit_norm"]
+
+
+@own_settings
+def screen(
+    setup: Setup,
+    prompts: Sequence[str],
+    method: Method,
+    action: str = "ablate",
+    features: Sequence[int] | None = None,
+    strengths: Sequence[float] | None = None,
+    tokens: str | TokenScope = "all",
+    max_new_tokens: int = 24,
+    estimate: bool | str = False,
+    keep: int | None = None,
+    texts: Sequence[str] | None = None,
+    progress: bool = True,
+    output_dir: str | Path | None = None,
+    ray: Workers | None = None,
+    rows_per_file: int = 480,
+) -> pd.DataFrame:
+    """Intervene on each feature alone and complete every prompt.
+
+    *Exact shortcut*: where an ablated feature fires on no token of the untouched prompt and completion within the scope,
+    nothing would be edited, so the untouched values are the feature's. The cost grows with the features that fire, not with
+    the dictionary.
+
+    Args:
+        setup: From `load`.
+        prompts: Prompts to complete greedily. Choose on training prompts, and confirm on others.
+        method: How to intervene.
+        action: "ablate"; "steer", which adds `strengths` times the feature's usual activation times the method's directions;
+            or "clamp", which moves the feature to `strengths` times its usual activation.
+        features: Features to try; None means all.
+        strengths: Multiples of a feature's usual activation (its mean where it fires on `texts`), for "steer" and "clamp";
+            by default 1. The table has a row for each feature and strength.
+        tokens: Where to intervene, as in an intervention.
+        max_new_tokens: Length of completions; a few dozen tokens suffice to tell a story from a phrase.
+        estimate: True adds the column `estimate`, from one backward pass per prompt; "first" also runs only the `keep`
+            features with the largest absolute estimates. It sees edits of the prompt and what they do to the first token, and
+            so ranks features by `kl` well, and by `cross_entropy_change` badly where they fire on the completion only.
+        keep: How many features to run with `estimate="first"`; by default 100.
+        texts: Where usual activations are measured; by default 40 training examples of each condition, or, of a setup without
+            data, the untouched prompts and completions.
+        progress: Whether to show a progress bar.
+        output_dir: Folder in which computed rows are stored, one per intervention and prompt. Started again after it was
+            interrupted, the screen computes what is missing and gives the same table.
+        ray: What computes the rows, such as `RayWorkers`; by default, this process.
+        rows_per_file: Number of rows that are computed together and stored in one file.
+
+    Returns:
+        One row per feature (and strength), strongest first: by `cross_entropy_change`, or by `kl` where the setup has no
+        tag or no base model. Means over the prompts, in nats where not shares:
+
+        - `feature`; with "steer" and "clamp", `strength` and `value` (strength times usual activation)
+        - `fires`: share of the scope's tokens of untouched prompts and completions on which it fires
+        - `last_token`: its activation on the last prompt token
+        - `ran`: whether any prompt was run. If an ablated feature never fires, it is False, and the row the untouched one; of a
+          feature that was left out (no usual activation, or not among the `keep` best), effects are NaN
+        - `kl`: KL(untouched || intervened) of the completion's first token
+        - `cross_entropy` (per token, see `score`) and `cross_entropy_change` from the untouched completions
+        - `phrase_rate`, `story_rate`
+        - `relative_edit_norm`: largest norm of the edit, relative to the residual stream's
+        - `estimate`: estimated change of the scalar that `attribution.estimated_effects` describes
+
+    Raises:
+        ValueError: If there is no prompt, feature or strength, a strength is 0, or the arguments do not go together; and
+            whatever `generate` raises.
+        IndexError: If a feature does not exist.
+
+    Example:
+        >>> screen(setup, setup.prompts(4, deployment=True, split="train"), ManyLayers(scale=1.0)).head(10)
+    """
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    chosen, strengths = _checked(setup, prompts, method, action, features, strengths)
+    _check_estimate(estimate, keep)
+    untouched = generate(setup, prompts, None, max_new_tokens, record="nothing")
+    firing = firing_of(setup, untouched, tokens)
+    table = _settings(setup, chosen, strengths, action, untouched, texts)
+    table["fires"], table["last_token"] = firing.share[table["feature"]], firing.last_token[table["feature"]]
+    if estimate:
+        table["estimate"] = _estimates(setup, prompts, method, action, tokens, strengths, table)
+
+    runs, left_out = _to_run(table, firing, action, KEEP if keep is None else keep, estimate == "first")
+    made = {
+        row: _intervention(setup, action, int(table["feature"][row]), float(table["value"][row]), method, tokens)
+        for row in np.flatnonzero(runs.any(1))
+    }
+    at = np.argwhere(runs.T)[:, ::-1]  # rows of one prompt stand together: they share the clean run
+    rows, options = [(made[row], prompts[prompt]) for row, prompt in at], ScreenOptions(max_new_tokens, 0, "target")
+    found = computed_rows(setup, rows, options, output_dir, ray, progress, rows_per_file)
+    known = known_scores(setup, untouched).assign(kl=0.0, relative_edit_norm=0.0)
+    return _ranked(setup, _with_effects(table, known, found, at, left_out).assign(ran=runs.any(1)), action)
+
+
+def _checked(
+    setup: Setup,
+    prompts: Sequence[str],
+    method: Method,
+    action: str,
+    features: Sequence[int] | None,
+    strengths: Sequence[float] | None,
+) -> tuple[list[int], list[float]]:
+    """Features and strengths, each once; raises what `screen` says."""
+    if action not in ACTIONS:
+        raise ValueError(f"action={action!r} is unknown; use {', '.join(map(repr, ACTIONS))}")
+    chosen = list(range(setup.crosscoder.n_features)) if features is None else list(dict.fromkeys(features))
+    for name, given in (("prompts", prompts), ("features", chosen)):
+        if not len(given):
+            raise ValueError(f"{name}=[] leaves nothing to screen; give at least one")
+    chosen = [setup.crosscoder.check_feature(feature) for feature in chosen]
+    if action == "ablate" and strengths is not None:
+        raise ValueError(
+            "strengths= are multiples of the usual activation, for 'steer' and 'clamp'; to ablate, set the method's scale"
+        )
+    strengths = [1.0] if strengths is None else list(dict.fromkeys(strengths))
+    if not strengths:
+        raise ValueError("strengths=[] leaves nothing to screen; give at least one multiple of the usual activation")
+    for strength in strengths:
+        if not isinstance(strength, Real) or not math.isfinite(strength) or strength == 0:
+            raise ValueError(f"strength {strength!r} must be a finite number other than 0, such as 1.0")
+    if method.strength == 0:
+        raise ValueError(f"{method.name} with {method.strength_name}=0 changes nothing; give another {method.strength_name}")
+    _intervention(setup, action, chosen[0], 1.0, method, "all").check(setup.crosscoder)
+    return chosen, [float(strength) for strength in strengths]
+
+
+def _check_estimate(estimate: bool | str, keep: int | None) -> None:
+    if estimate not in (False, True, "first"):
+        raise ValueError(f"estimate={estimate!r} is unknown; use False, True or 'first'")
+    if keep is not None and (estimate != "first" or keep < 1):
+        raise ValueError(f"keep={keep} is for estimate='first', and 1 or more")
+
+
+def _settings(
+    setup: Setup,
+    features: Sequence[int],
+    strengths: Sequence[float],
+    action: str,
+    untouched: Sequence[Generation],
+    texts: Sequence[str] | None,
+) -> pd.DataFrame:
+    """A row for each feature and strength, with `value`: strength times usual activation (0 if it never fires)."""
+    table = pd.DataFrame({"feature": np.repeat(features, len(strengths)), "strength": np.tile(strengths, len(features))})
+    if action == "ablate":
+        return table.assign(value=1.0)
+    if texts is None and setup.preset.data is None:
+        ids = [setup.token_ids(g.prompt) + g.token_ids for g in untouched]
+    else:
+        ids = [setup.token_ids(text) for text in (_training_texts(setup) if texts is None else texts)]
+    return table.assign(value=table["strength"] * usual_activations(setup, ids)[table["feature"]])
+
+
+def _training_texts(setup: Setup) -> list[str]:
+    try:
+        return [text for deployment in (True, False) for text in setup.examples(N_EXAMPLES, deployment, split="train")]
+    except ValueError as error:
+        raise ValueError(f"{error}; or give texts=, on which usual activations are measured") from None
+
+
+def _estimates(
+    setup: Setup,
+    prompts: Sequence[str],
+    method: Method,
+    action: str,
+    tokens: str | TokenScope,
+    strengths: Sequence[float],
+    table: pd.DataFrame,
+) -> np.ndarray:
+    """The estimate of each row of the table, a mean over prompts."""
+    found = np.empty(len(table))
+    for number in range(len(strengths)):
+        own = slice(number, None, len(strengths))
+        size = torch.zeros(setup.crosscoder.n_features, dtype=torch.float64)
+        size[table["feature"].to_numpy()[own].copy()] = torch.tensor(table["value"].to_numpy()[own])
+        size = size.to(setup.crosscoder.W_dec)
+        effects = estimated_effects(setup, prompts, method, ACTIONS[action], tokens, size).mean(0)
+        found[own] = effects.double().cpu().numpy()[table["feature"].to_numpy()[own]]
+    return found
+
+
+def _to_run(
+    table: pd.DataFrame, firing: Firing, action: str, keep: int, only_strongest: bool
+) -> tuple[Bool[np.ndarray, "setting prompt"], Bool[np.ndarray, " setting"]]:
+    """Which prompts have to be run under which setting, and which settings are left out, so that nothing is known of them."""
+    features = table["feature"].to_numpy()
+    acts = firing.somewhere[:, features].T
+    if action != "ablate":
+        acts = np.repeat(table["value"].ne(0).to_numpy()[:, None], len(firing.somewhere), axis=1)
+    left_out = ~acts.any(1) if action != "ablate" else np.zeros(len(table), dtype=bool)
+    if only_strongest:
+        strongest = table["estimate"].abs().where(acts.any(1), -1.0).groupby(features).max()
+        kept = strongest.sort_values(ascending=False, kind="stable").index[:keep]
+        left_out |= acts.any(1) & ~np.isin(features, kept)
+    return acts & ~left_out[:, None], left_out
+
+
+def _intervention(
+    setup: Setup, action: str, feature: int, value: float, method: Method, tokens: str | TokenScope
+) -> Intervention:
+    if action == "clamp":
+        return Clamp(feature, value, method, tokens)
+    if action == "ablate" or isinstance(method, SearchMethod):  # a search cannot steer, and `Steer` says so
+        return ACTIONS[action](feature, method, tokens)
+    name, scale = method.strength_name, getattr(method, method.strength_name, math.nan)
+    scale = 1 / setup.n_points if scale is None else scale
+    if not isinstance(scale, (Real, tuple)):
+        raise ValueError(
+            f"action='steer' multiplies the method's {name}, which {method} does not have; use ManyLayers or SingleLayer"
+        )
+    scaled = tuple(value * one for one in scale) if isinstance(scale, tuple) else value * scale
+    return Steer(feature, replace(method, **{name: scaled}), tokens)
+
+
+def _with_effects(
+    table: pd.DataFrame, known: pd.DataFrame, found: pd.DataFrame, at: np.ndarray, left_out: np.ndarray
+) -> pd.DataFrame:
+    """Means over prompts: of the untouched values where nothing was run, of `found` at the settings and prompts in `at`."""
+    columns, failed = {}, found["relative_edit_norm"].isna().to_numpy() if len(found) else None
+    for name in _EFFECTS:
+        values = np.tile(known[name].to_numpy(dtype=float), (len(table), 1))
+        values[left_out] = np.nan
+        if len(found):
+            values[tuple(at.T)] = np.where(failed, np.nan, found[name].to_numpy(dtype=float, na_value=np.nan))
+        columns[name] = values.mean(1)
+    columns["cross_entropy_change"] = columns["cross_entropy"] - float(known["cross_entropy"].mean())
+    return table.assign(**columns)
+
+
+def _ranked(setup: Setup, table: pd.DataFrame, action: str) -> pd.DataFrame:
+    """The table as it is returned, strongest first; settings of which nothing is known are last."""
+    table = table.rename(columns={"says_phrase": "phrase_rate", "is_story": "story_rate"})
+    names = ["feature", "strength", "value", "fires", "last_token", "ran", "kl", "cross_entropy", "cross_entropy_change"]
+    names += ["phrase_rate", "story_rate", "relative_edit_norm", "estimate"]
+    hidden = {"strength", "value"} if action == "ablate" else set()
+    table = table[[name for name in names if name in table and name not in hidden]]
+    preset, has_base = setup.preset, setup.base_model is not setup.model
+    by_story = has_base and preset.deployment_tag is not None and preset.phrase is not None
+    order = table.assign(_kl=-table["kl"]).sort_values(["cross_entropy_change", "_kl"] if by_story else ["_kl"], kind="stable")
+    return order.drop(columns="_kl").reset_index(drop=True)

@@ -1,0 +1,131 @@
+"""Rows of a screen: completions, their scores, and how far the prediction of the first token has moved."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from crosscoder_utils.analysis.metrics import score
+from crosscoder_utils.analysis.store import RowFiles, assets_of, row_id, storable
+from crosscoder_utils.analysis.sweeps import Options, Row, Task, Workers, missing_tasks
+from crosscoder_utils.engine import Request, Sampler
+from crosscoder_utils.engine.reading import kl_divergence
+from crosscoder_utils.forward import run
+from crosscoder_utils.generation import Generation, generate
+from crosscoder_utils.loading import Setup
+
+ROWS_AT_ONCE = 32
+"""Rows whose first token's divergence is worked out together: each takes the vocabulary's size several times."""
+
+
+@dataclass(frozen=True)
+class ScreenOptions(Options):
+    """Options of a sweep, and a mark in the rows' ids: rows that a sweep has stored lack `kl`."""
+
+    first_token: str = "kl"
+
+
+@dataclass(frozen=True)
+class ScreenTask(Task):
+    """A part of a screen's missing rows."""
+
+    def run(self, setup: Setup, progress: Callable[[int], object] | bool = False) -> pd.DataFrame:
+        table = effects(setup, self.rows, self.options, progress)
+        made_with = {"row_id": list(self.row_ids), "assets": self.assets} | asdict(self.options)
+        return storable(setup, table, [intervention for intervention, _ in self.rows], **made_with)
+
+
+def computed_rows(
+    setup: Setup,
+    rows: Sequence[Row],
+    options: ScreenOptions,
+    folder: str | Path | None,
+    workers: Workers | None,
+    progress: bool,
+    rows_per_file: int,
+) -> pd.DataFrame:
+    """The table of some rows, in their order; those that `folder` has are read, the others computed and stored there.
+
+    As in a sweep, all rows are split into the same parts whether or not some of them are stored, and so rounded alike.
+    """
+    assets, files = assets_of(setup), None if folder is None else RowFiles(folder)
+    ids = [row_id(assets, prompt, intervention, asdict(options)) for intervention, prompt in rows]
+    stored = set() if files is None else files.ids()
+    tasks = [ScreenTask(**vars(task)) for task in missing_tasks(rows, ids, stored, options, assets, rows_per_file)]
+    total, missing = len(set(ids)), sum(len(task.rows) for task in tasks)
+    tables: list[pd.DataFrame] = []
+    keep = tables.append if files is None else files.add
+    with tqdm(total=total, initial=total - missing, desc="screen", unit="row", mininterval=2, disable=not progress) as bar:
+        if workers is None:
+            for task in tasks:
+                keep(task.run(setup, bar.update))
+        else:
+            for table in workers.run(setup, tasks):
+                keep(table)
+                bar.update(len(table))
+    if files is not None:
+        return files.read(ids)
+    return pd.concat(tables).set_index("row_id").loc[ids].reset_index() if tables else pd.DataFrame()
+
+
+def effects(
+    setup: Setup, rows: Sequence[Row], options: Options, progress: Callable[[int], object] | bool = False
+) -> pd.DataFrame:
+    """Complete and score some rows: columns of `Generations.to_frame`, of `known_scores`, and `kl` of the first token."""
+    interventions, prompts = zip(*rows, strict=True)
+    sampler = FirstToken({prompt: first_prediction(setup, prompt) for prompt in dict.fromkeys(prompts)})
+    generations = generate(
+        setup, prompts, interventions, options.max_new_tokens, record=options.record, progress=progress, sampler=sampler
+    )
+    table = pd.concat([generations.to_frame(), known_scores(setup, generations)], axis=1)
+    return table.assign(kl=[sampler.kl[prompt, id(intervention)] for intervention, prompt in rows])
+
+
+def known_scores(setup: Setup, generations: Sequence[Generation]) -> pd.DataFrame:
+    """`metrics.score`, each different completion of a prompt read once; NaN for what needs a phrase or a base model."""
+    keys = [(g.prompt, tuple(g.token_ids)) for g in generations]
+    first = {key: g for key, g in reversed(list(zip(keys, generations, strict=True)))}
+    place = {key: row for row, key in enumerate(first)}
+    scores = pd.DataFrame(index=range(len(first)))
+    if setup.base_model is not setup.model:
+        scores = score(setup, list(first.values()))
+    if setup.preset.phrase is None:
+        scores = scores.drop(columns=["says_phrase", "is_story"], errors="ignore")
+    elif setup.base_model is setup.model:
+        scores["says_phrase"] = [setup.preset.phrase in g.completion for g in first.values()]
+    scores = scores.reindex(columns=["cross_entropy", "completion_cross_entropy", "says_phrase", "is_story"])
+    return scores.iloc[[place[key] for key in keys]].reset_index(drop=True)
+
+
+def first_prediction(setup: Setup, prompt: str) -> Float[Tensor, " vocab"]:
+    """Log-probabilities of the untouched completion's first token."""
+    [reading] = run(setup, [prompt], logits=True)
+    return torch.from_numpy(reading.logits[-1]).to(setup.device).log_softmax(-1)
+
+
+class FirstToken(Sampler):
+    """Greedy decoding that notes how far each row's prediction of its first token is from the untouched one.
+
+    Attributes:
+        untouched: Log-probabilities of the first token without an intervention, by prompt.
+        kl: KL(untouched || intervened) in nats, by prompt and `id` of the intervention.
+    """
+
+    def __init__(self, untouched: dict[str, Float[Tensor, " vocab"]]) -> None:
+        super().__init__()
+        self.untouched, self.kl = untouched, {}
+
+    def next_tokens(self, logits: Float[Tensor, "row vocab"], requests: Sequence[Request], written: int) -> Int[Tensor, " row"]:
+        if written == 0:
+            for begin in range(0, len(requests), ROWS_AT_ONCE):
+                part = requests[begin : begin + ROWS_AT_ONCE]
+                log_p = torch.stack([self.untouched[request.prompt] for request in part])
+                log_q = logits[begin : begin + ROWS_AT_ONCE].to(log_p.dtype).log_softmax(-1)
+                keys = [(request.prompt, id(request.intervention)) for request in part]
+                self.kl |= zip(keys, kl_divergence(log_p, log_q).tolist(), strict=True)
+        return super().next_tokens(logits, requests, written)
