@@ -1,9 +1,9 @@
 """Ablate and steer crosscoder features in language models.
 
-The core, to be read in this order: `crosscoder`, `presets`, `loading`, `prompts`, `hooks`, `interventions`, `generation`,
-`forward`. Around it: `io` reads and writes files, `engine` makes `generate` fast, `analysis` finds features and sweeps
-interventions over them, `display` draws, `training` makes models and crosscoders. Analysis and display are imported when a
-name of theirs is first used.
+The core, to be read in this order: `crosscoder`, `presets`, `loading`, `prompts`, `hooks`, `methods`, `interventions`,
+`generation`, `forward`. Around it: `io` reads and writes files, `engine` makes `generate` fast, `analysis` finds features and
+sweeps interventions over them, `display` draws, `training` makes models and crosscoders. Analysis and display are imported
+when a name of theirs is first used.
 """
 
 from importlib import import_module
@@ -12,10 +12,11 @@ from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.forward import Reading, Readings, fwd_hooks, input_ids, run
 from crosscoder_utils.generation import Generation, Generations, generate
 from crosscoder_utils.hooks import residual_hooks
-from crosscoder_utils.interventions import METHODS, Ablate, Clamp, ManyLayers, Perturbation, SingleLayer, Steer
+from crosscoder_utils.interventions import Ablate, Clamp, Steer
 from crosscoder_utils.io.crosscoder_files import load_crosscoder, save_crosscoder
 from crosscoder_utils.io.tokens import chat_prompt, token_ids
 from crosscoder_utils.loading import Setup, load
+from crosscoder_utils.methods import METHODS, ManyLayers, Perturbation, SingleLayer
 from crosscoder_utils.presets import PRESETS, Preset
 from crosscoder_utils.prompts import add_tag, from_marker, from_position, remove_tag
 

@@ -22,7 +22,7 @@ from crosscoder_utils import (
     load,
 )
 from crosscoder_utils.engine.sampling import Sampler
-from crosscoder_utils.interventions import method_from
+from crosscoder_utils.methods import method_from
 from crosscoder_utils.prompts import add_tag, from_position
 
 PROMPT = "Words: red, kite\nStory:"

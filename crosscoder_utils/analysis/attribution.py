@@ -12,10 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crosscoder_utils.hooks import read
-from crosscoder_utils.interventions import DecoderMethod, Intervention, ManyLayers, Method
+from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.tokens import padded, token_ids
 from crosscoder_utils.io.torch_settings import own_settings
 from crosscoder_utils.loading import Setup
+from crosscoder_utils.methods import ManyLayers
+from crosscoder_utils.methods.base import DecoderMethod, Method
 from crosscoder_utils.prompts import TokenScope, as_scope, remove_tag
 
 PROMPTS_AT_ONCE = 8

@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from crosscoder_utils.crosscoder import tensor_bytes
-from crosscoder_utils.interventions import METHODS, Intervention
+from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.error_messages import in_one_line
 from crosscoder_utils.io.files import check_writable, whole_file
 from crosscoder_utils.loading import Setup
+from crosscoder_utils.methods import METHODS
 
 ROWS_VERSION = 3
 """Part of every row's id. Increment it when a code change alters results; stored rows are then recomputed."""

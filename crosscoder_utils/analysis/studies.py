@@ -17,12 +17,13 @@ from crosscoder_utils.analysis.metrics import score, token_losses
 from crosscoder_utils.analysis.statistics import NEEDED, best_settings
 from crosscoder_utils.analysis.sweeps import Workers, ablation_grid, sweep
 from crosscoder_utils.generation import generate
-from crosscoder_utils.interventions import Ablate, Perturbation, method_from
+from crosscoder_utils.interventions import Ablate
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.files import check_writable
 from crosscoder_utils.io.tokens import token_ids
 from crosscoder_utils.io.validation import chosen, finite_number, mapped, texts, whole_number, whole_numbers
 from crosscoder_utils.loading import Setup
+from crosscoder_utils.methods import Perturbation, method_from
 from crosscoder_utils.prompts import remove_tag
 
 ABLATED = ("feature", "frequency-matched feature", "random direction")

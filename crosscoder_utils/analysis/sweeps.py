@@ -11,9 +11,10 @@ from tqdm import tqdm
 from crosscoder_utils.analysis.metrics import overshoot, score
 from crosscoder_utils.analysis.store import RowFiles, assets_of, check_columns, row_id, storable
 from crosscoder_utils.generation import RECORDS, as_rows, generate, make_requests
-from crosscoder_utils.interventions import Ablate, Intervention, ManyLayers, Perturbation, SingleLayer
+from crosscoder_utils.interventions import Ablate, Intervention
 from crosscoder_utils.io.validation import Texts, chosen, flag, instance, instances, numbers, texts, whole_number
 from crosscoder_utils.loading import Setup
+from crosscoder_utils.methods import ManyLayers, Perturbation, SingleLayer
 
 SINGLE_LAYER_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 MANY_LAYERS_SCALES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)

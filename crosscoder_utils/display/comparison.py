@@ -15,10 +15,11 @@ from crosscoder_utils.analysis.metrics import score
 from crosscoder_utils.display.feature_card_views import card_bars, card_html
 from crosscoder_utils.display.html import escaped, token_strip
 from crosscoder_utils.generation import Generation, generate
-from crosscoder_utils.interventions import METHODS, Ablate, Clamp, DecoderMethod, Intervention, Method, Steer
+from crosscoder_utils.interventions import Ablate, Clamp, Intervention, Steer
 from crosscoder_utils.io.tokens import token_ids, token_texts
 from crosscoder_utils.io.validation import Texts, chosen, instance, one_text, whole_number
 from crosscoder_utils.loading import Setup
+from crosscoder_utils.methods import METHODS, DecoderMethod, Method
 from crosscoder_utils.prompts import split_at_marker
 
 KINDS: dict[str, type[Intervention]] = {kind.kind: kind for kind in (Ablate, Steer, Clamp)}

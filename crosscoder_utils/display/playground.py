@@ -15,9 +15,10 @@ from IPython.display import display
 from crosscoder_utils.display.comparison import KINDS, Comparer, make_intervention, methods_of
 from crosscoder_utils.display.figures import point_labels
 from crosscoder_utils.display.html import escaped
-from crosscoder_utils.interventions import METHODS, Intervention, Method
+from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.validation import instance, mapped, one_text, whole_number
 from crosscoder_utils.loading import Setup
+from crosscoder_utils.methods import METHODS, Method
 from crosscoder_utils.prompts import TokenScope
 
 

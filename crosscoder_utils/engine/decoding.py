@@ -12,8 +12,8 @@ from crosscoder_utils.engine.clean_run import CleanRun
 from crosscoder_utils.engine.editing import AlongDirections, Searching, Writing
 from crosscoder_utils.engine.sampling import Sampler
 from crosscoder_utils.hooks import plain
-from crosscoder_utils.interventions import SearchMethod
 from crosscoder_utils.loading import Setup
+from crosscoder_utils.methods import SearchMethod
 
 BLOCK = 8
 """Tokens written between two looks at which rows have ended."""

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from crosscoder_utils.engine.batch import Limits, Request
-from crosscoder_utils.interventions import SearchMethod
 from crosscoder_utils.loading import Setup
+from crosscoder_utils.methods import SearchMethod
 
 MOST_TOKENS_PER_PASS = 2048
 """Reading more tokens at once gains nothing on a CPU, whose caches the intermediate values then leave."""

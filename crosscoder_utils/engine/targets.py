@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from crosscoder_utils.crosscoder import Crosscoder, FeatureEncoder
-from crosscoder_utils.interventions import DecoderMethod, Intervention
+from crosscoder_utils.interventions import Intervention
+from crosscoder_utils.methods import DecoderMethod
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,8 @@ import pytest
 from crosscoder_utils import Ablate, ManyLayers, SingleLayer, Steer, generate, sweep
 from crosscoder_utils.analysis import best_settings, score
 from crosscoder_utils.display import Comparer, Playground, explorer, side_by_side
-from crosscoder_utils.interventions import DecoderMethod, SearchMethod
 from crosscoder_utils.io.validation import Number, settings
+from crosscoder_utils.methods import DecoderMethod, SearchMethod
 
 PROMPTS = ["Words: red\nStory:", "Words: kite, dog\nStory:"]
 

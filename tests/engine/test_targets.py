@@ -13,7 +13,7 @@ from crosscoder_utils.engine import Attempts
 from crosscoder_utils.engine.cached_run import Run
 from crosscoder_utils.engine.targets import Targets
 from crosscoder_utils.hooks import plain
-from crosscoder_utils.interventions import method_from
+from crosscoder_utils.methods import method_from
 
 ROWS = [
     Ablate(3, SingleLayer(point=1, scale=2.0)),
