@@ -1,9 +1,9 @@
 """Ablate and steer crosscoder features in language models.
 
 The core, to be read in this order: `crosscoder`, `presets`, `loading`, `prompts`, `hooks`, `methods`, `interventions`,
-`generation`. Around it: `io` reads and writes files, `engine` makes `generate` fast, `analysis` finds features and sweeps interventions over
-them, `display` draws, `training` makes models and crosscoders. Analysis and display are imported when a name of theirs is
-first used.
+`generation`. Around it: `io` reads and writes files, `engine` makes `generate` fast, `analysis` finds features and sweeps
+interventions over them, `display` draws, `training` makes models and crosscoders. Analysis and display are imported when a
+name of theirs is first used.
 """
 
 from importlib import import_module
@@ -15,7 +15,16 @@ from crosscoder_utils.interventions import Ablate, Clamp, Steer
 from crosscoder_utils.io.crosscoder_files import load_crosscoder, save_crosscoder
 from crosscoder_utils.io.tokens import chat_prompt, token_ids
 from crosscoder_utils.loading import Setup, load
-from crosscoder_utils.methods import METHODS, ManyLayers, Perturbation, SingleLayer
+from crosscoder_utils.methods import (
+    METHODS,
+    ManyLayers,
+    NaturalPerturbation,
+    Patch,
+    Perturbation,
+    SingleLayer,
+    SteepestDescent,
+)  # fmt: skip
+from crosscoder_utils.methods.statistics import FeatureStatistics, feature_statistics, set_statistics
 from crosscoder_utils.presets import PRESETS, Preset
 from crosscoder_utils.prompts import add_tag, from_marker, from_position, remove_tag
 
@@ -32,9 +41,10 @@ _LAZY = {
 _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 
 __all__ = [
-    "METHODS", "PRESETS", "Ablate", "Clamp", "Crosscoder", "Generation", "Generations", "ManyLayers", "Perturbation", "Preset",
-    "Setup", "SingleLayer", "Steer", "add_tag", "chat_prompt", "from_marker", "from_position", "generate", "load",
-    "load_crosscoder", "remove_tag", "residual_hooks", "save_crosscoder", "token_ids", *_MODULE_OF,
+    "METHODS", "PRESETS", "Ablate", "Clamp", "Crosscoder", "FeatureStatistics", "Generation", "Generations", "ManyLayers",
+    "NaturalPerturbation", "Patch", "Perturbation", "Preset", "Setup", "SingleLayer", "SteepestDescent", "Steer", "add_tag",
+    "chat_prompt", "feature_statistics", "from_marker", "from_position", "generate", "load",
+    "load_crosscoder", "remove_tag", "residual_hooks", "save_crosscoder", "set_statistics", "token_ids", *_MODULE_OF,
 ]  # fmt: skip
 
 

@@ -44,6 +44,7 @@ def _tables(setup: Setup, batch: Batch, everything: bool) -> dict[str, Float[Ten
         "edit_norm": moved["edit_norm"],
         "residual_norm": moved["residual_norm"],
     }
+    tables |= {"missed": moved["missed"]} if "missed" in moved else {}
     if everything:
         deltas = moved.get("deltas")
         if deltas is None:

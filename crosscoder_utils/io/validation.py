@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import fields
 from numbers import Integral, Real
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
@@ -46,6 +46,28 @@ def _numbers(value: Any) -> float | tuple[float, ...] | None:
     if isinstance(value, tuple):
         return tuple(map(_number, value))
     return None if value is None else _number(value)
+
+
+def _scales(value: Any) -> float | tuple[float, ...] | str | None:
+    return _or_word(value, _numbers, "auto")
+
+
+def _scale(value: Any) -> float | str:
+    return _or_word(value, _number, "auto")
+
+
+def _goal(value: Any) -> float | str | None:
+    return None if value is None else _or_word(value, _number, "zero", "off")
+
+
+def _or_word(value: Any, check: Callable[[Any], _T], *words: str) -> _T | str:
+    """What `check` makes of a value, or one of some words."""
+    if isinstance(value, str) and value in words:
+        return str(value)
+    try:
+        return check(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or {' or '.join(map(repr, words))}") from None
 
 
 def _rate(value: Any) -> float:
@@ -110,6 +132,9 @@ Texts = str | Iterable[str]
 """What functions take that read several texts; one text stands for a list of it."""
 Number = Annotated[float, BeforeValidator(_number)]
 Numbers = Annotated[float | tuple[float, ...] | None, BeforeValidator(_numbers)]
+Scale = Annotated[float | Literal["auto"], BeforeValidator(_scale)]
+Scales = Annotated[float | tuple[float, ...] | Literal["auto"] | None, BeforeValidator(_scales)]
+Goal = Annotated[float | Literal["zero", "off"] | None, BeforeValidator(_goal)]
 Rate = Annotated[float, BeforeValidator(_rate)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[int, BeforeValidator(_count)]
