@@ -57,7 +57,7 @@ class Perturbation(SearchMethod):
                 break
             loss, gradient = _descent(attempts, deltas[rows], penalty[rows])
             losing = loss != 0  # where no feature fires, no gradient is left either
-            deltas[rows] -= lr[rows] * gradient
+            deltas[rows] -= lr[rows] * gradient.masked_fill(loss[:, None, None] == 0, 0.0)
         return controlled(methods, deltas)
 
 

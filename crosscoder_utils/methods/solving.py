@@ -1,7 +1,8 @@
 """Moving pre-activations to a value at one token: Newton's method, which the methods without a learning rate share.
 
 All of them add combinations of some vectors B_j, one for each feature, and differ in the vectors only. With the
-pre-activations p of the token under what is added, and their Jacobian J, one step is ``P <- P + B (J B)^-1 (goal - p)``.
+pre-activations p of the token under what is added, and their Jacobian J, one step is ``P <- P + B (J B)^-1 (goal - p)``. A
+step that does not come nearer is halved.
 """
 
 from collections.abc import Callable
@@ -14,8 +15,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from crosscoder_utils.engine import Attempts
 
-MOST_STEPS = 10
-"""Newton steps per token at most. Two to four do, since a pre-activation is nearly linear in what is added."""
+MOST_STEPS = 20
+"""Steps per token at most. Two to four do, since a pre-activation is nearly linear in what is added."""
 
 Spread = Callable[[Tensor, Float[Tensor, "row target point d_model"]], Float[Tensor, "row target point d_model"]]
 """The vectors B_j of some rows (given by their numbers), and the Jacobian there."""
@@ -26,22 +27,23 @@ def solve(attempts: "Attempts", spread: Spread) -> Float[Tensor, "row point d_mo
 
     Only features that the intervention acts on are moved; with ablation those that fire, also if they begin to fire on the way.
     """
-    targets, (pre, jacobian) = attempts.targets, attempts.linearized(attempts.zero_deltas())
+    targets, best = attempts.targets, attempts.zero_deltas()
+    pre, jacobian = attempts.linearized(best)
     wanted = targets.acting(pre[:, None])[:, 0]
-    deltas = attempts.zero_deltas()
-    best, nearest = deltas.clone(), _distance(targets.goal, pre, wanted)
-    stop = torch.finfo(pre.dtype).eps ** 0.5 * nearest.clamp(min=targets.SHORT)
-    rows = torch.arange(len(pre), device=pre.device)  # those still moving
+    stop = torch.finfo(pre.dtype).eps ** 0.5 * _distance(targets.goal, pre, wanted).clamp(min=targets.SHORT)
+    share, rows = torch.ones_like(stop), torch.arange(len(pre), device=pre.device)  # of a step; the rows still moving
     for _ in range(MOST_STEPS):
-        basis, missing = spread(rows, jacobian), targets.goal[rows] - pre
-        steps = combination(torch.einsum("rtpd,rupd->rtu", jacobian, basis), missing, wanted[rows])
-        deltas[rows] += torch.einsum("rt,rtpd->rpd", steps, basis)
-        pre, jacobian = attempts.select(rows).linearized(deltas[rows])
-        wanted[rows] |= targets.select(rows).acting(pre[:, None])[:, 0]
-        distance = _distance(targets.goal[rows], pre, wanted[rows])
-        nearer = distance < nearest[rows]  # never where something is infinite or NaN
-        best[rows[nearer]], nearest[rows[nearer]] = deltas[rows[nearer]], distance[nearer]
-        going = distance > stop[rows]
+        goal, basis = targets.goal[rows], spread(rows, jacobian)
+        steps = combination(torch.einsum("rtpd,rupd->rtu", jacobian, basis), goal - pre, wanted[rows])
+        tried = best[rows] + torch.einsum("r,rt,rtpd->rpd", share[rows], steps, basis)
+        some = attempts.select(rows)
+        there, its_jacobian = some.linearized(tried)
+        wanted[rows] |= some.targets.acting(there[:, None])[:, 0]
+        now, distance = _distance(goal, pre, wanted[rows]), _distance(goal, there, wanted[rows])
+        nearer = distance < now  # never where something is infinite or NaN
+        best[rows[nearer]], pre[nearer], jacobian[nearer] = tried[nearer], there[nearer], its_jacobian[nearer]
+        share[rows] = torch.where(nearer, 1.0, share[rows] / 2)
+        going = torch.minimum(distance.nan_to_num(torch.inf), now) > stop[rows]
         rows, pre, jacobian = rows[going], pre[going], jacobian[going]
         if not len(rows):
             break
