@@ -24,7 +24,8 @@ about 0.1; in the order the post's grid / stories / distinct prompts / a whole d
 - *GELU in one operation* where transformers takes eight (`hooks.bridge`): 1.10 / 0.96 / 1.08 / 1.15, for two lines.
 - *The plain modules* in place of the bridge's blocks (`hooks.plain`): 1.11 / 0.95 / 1.09 / 1.16. They are kept beside the
   bridge anyway, and a user's hooks on the bridge do not act in them.
-- *Searched edits* cost only tokens at which the intervention has something to do; in prompts each row is at a position of its own (`cache.Window`).
+- *Searched edits* cost only tokens at which the intervention has something to do; in prompts each row is at a position of its
+  own (`cache.Window`).
 
 What waits for the device, on a GPU: the texts that part in the clean run, the tokens that are edited, and every 8 tokens the
 rows that have ended. Everything else is enqueued ahead.

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class NaturalPerturbation(SearchMethod):
     """Find, at each token, the most likely change of the residual stream that moves the pre-activation to a value.
 
-    Of all changes P that do, the one with the least ``P^T S^-1 P``, where S is the covariance of the stream at each hook point
-    (hook points are taken to be independent). Gauss-Newton steps: ``P <- P + S g (to - p) / (g^T S g)``, with g the gradient of
-    the pre-activation p; with several features g is a Jacobian, and the division a linear system.
+    Of all changes P that do, to first order the one with the least ``P^T S^-1 P``, where S is the covariance of the stream at
+    each hook point (hook points are taken to be independent). Gauss-Newton steps: ``P <- P + S g (to - p) / (g^T S g)``, with
+    g the gradient of the pre-activation p; with several features g is a Jacobian, and the division a linear system.
 
     Attributes:
         to: With `Ablate`: "zero" (as None), "off", the mean pre-activation of the feature on training tokens on which it does
