@@ -31,9 +31,9 @@ What waits for the device, on a GPU: the texts that part in the clean run, the t
 rows that have ended. Everything else is enqueued ahead.
 """
 
+from crosscoder_utils.engine.attempts import Attempts
 from crosscoder_utils.engine.batch import Batch, Limits, Request
 from crosscoder_utils.engine.decoding import Decoding, family
-from crosscoder_utils.engine.editing import Attempts
 from crosscoder_utils.engine.memory_budget import plan_batches
 from crosscoder_utils.engine.recording import records_of
 from crosscoder_utils.engine.sampling import Sampler

@@ -57,11 +57,12 @@ def combination(
 
     Of a singular system, the least squares solution of least norm.
     """
-    both = wanted[:, :, None] & wanted[:, None]
+    dtype, wide = system.dtype, torch.promote_types(system.dtype, torch.float32)  # no linear algebra in half precision
+    system, missing, both = system.to(wide), missing.to(wide), wanted[:, :, None] & wanted[:, None]
     system = torch.where(both, system, 0.0).nan_to_num(0.0, 0.0, 0.0) + torch.diag_embed((~wanted).to(system.dtype))
     missing = torch.where(wanted, missing, 0.0).nan_to_num(0.0, 0.0, 0.0)
-    inverse = torch.linalg.pinv(system, rtol=torch.finfo(system.dtype).eps ** 0.75)
-    return (inverse @ missing[..., None])[..., 0]
+    inverse = torch.linalg.pinv(system, rtol=torch.finfo(wide).eps ** 0.75)
+    return (inverse @ missing[..., None])[..., 0].to(dtype)
 
 
 def _distance(

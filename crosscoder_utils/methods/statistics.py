@@ -174,9 +174,9 @@ def _measured(setup: Setup, ids: Sequence[Sequence[int]], count: int) -> dict[st
     for first in range(0, len(ids), _BATCH):
         batch = padded(ids[first : first + _BATCH], setup.tokenizer, setup.preset.prepend_bos, setup.device)
         stream = read(setup.model, batch.tokens, hook_points=setup.hook_points).residuals[batch.content]
-        stream = stream.to(crosscoder.W_enc.dtype)
         pre = encoder.pre_activations(stream)
-        fires = (encoder.activate(pre) != 0).to(pre.dtype)
+        fires = (encoder.activate(pre) != 0).to(stream.dtype)
+        pre = pre.to(stream.dtype)
         shift = (stream.mean(0), pre.mean(0)) if shift is None else shift
         y, p = stream - shift[0], pre - shift[1]
         part = {

