@@ -131,14 +131,22 @@ def extend_solved(setup, ids, in_scope, deltas, features, goals, ablates, edit):
 
 
 def newton(setup, ids, deltas, features, goals, spread):
-    """P <- P + B (g B)^-1 (goal - p), with B = spread(g): one vector [point, d_model] for each feature."""
-    P = no_deltas(setup, 1)[0]
-    for _ in range(25):
-        p, g, _ = pre_and_gradients(setup, ids, deltas, P, features)
+    """P <- P + B (g B)^-1 (goal - p), with B = spread(g): one vector [point, d_model] for each feature.
+
+    A step that does not come nearer is halved.
+    """
+    P, share = no_deltas(setup, 1)[0], 1.0
+    p, g, _ = pre_and_gradients(setup, ids, deltas, P, features)
+    for _ in range(40):
         if (goals - p).abs().max() < 1e-11:
             break
         B = spread(g)
-        P = P + (B.flatten(1).T @ torch.linalg.solve(g.flatten(1) @ B.flatten(1).T, goals - p)).reshape(P.shape)
+        step = (B.flatten(1).T @ torch.linalg.solve(g.flatten(1) @ B.flatten(1).T, goals - p)).reshape(P.shape)
+        there, its_g, _ = pre_and_gradients(setup, ids, deltas, P + share * step, features)
+        if (goals - there).abs().max() < (goals - p).abs().max():
+            P, p, g, share = P + share * step, there, its_g, 1.0
+        else:
+            share /= 2
     return P
 
 
