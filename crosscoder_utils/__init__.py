@@ -16,7 +16,16 @@ from crosscoder_utils.interventions import Ablate, Clamp, Steer
 from crosscoder_utils.io.crosscoder_files import load_crosscoder, save_crosscoder
 from crosscoder_utils.io.tokens import chat_prompt, token_ids
 from crosscoder_utils.loading import Setup, load
-from crosscoder_utils.methods import METHODS, ManyLayers, Perturbation, SingleLayer
+from crosscoder_utils.methods import (
+    METHODS,
+    ManyLayers,
+    NaturalPerturbation,
+    Patch,
+    Perturbation,
+    SingleLayer,
+    SteepestDescent,
+)  # fmt: skip
+from crosscoder_utils.methods.statistics import FeatureStatistics, feature_statistics, set_statistics
 from crosscoder_utils.presets import PRESETS, Preset
 from crosscoder_utils.prompts import add_tag, from_marker, from_position, remove_tag
 
@@ -34,9 +43,10 @@ _LAZY = {
 _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 
 __all__ = [
-    "METHODS", "PRESETS", "Ablate", "Clamp", "Crosscoder", "Generation", "Generations", "ManyLayers", "Perturbation", "Preset",
-    "Reading", "Readings", "Setup", "SingleLayer", "Steer", "add_tag", "chat_prompt", "from_marker", "from_position",
-    "fwd_hooks", "generate", "input_ids", "load", "load_crosscoder", "remove_tag", "residual_hooks", "run", "save_crosscoder",
+    "METHODS", "PRESETS", "Ablate", "Clamp", "Crosscoder", "FeatureStatistics", "Generation", "Generations", "ManyLayers",
+    "NaturalPerturbation", "Patch", "Perturbation", "Preset", "Reading", "Readings", "Setup", "SingleLayer", "SteepestDescent",
+    "Steer", "add_tag", "chat_prompt", "feature_statistics", "from_marker", "from_position", "fwd_hooks", "generate",
+    "input_ids", "load", "load_crosscoder", "remove_tag", "residual_hooks", "run", "save_crosscoder", "set_statistics",
     "token_ids", *_MODULE_OF,
 ]  # fmt: skip
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from tqdm import tqdm
 
 from crosscoder_utils.engine import Batch, Decoding, Limits, Request, Sampler, family, plan_batches, records_of
@@ -42,6 +42,7 @@ class Generation:
         residual_norm: Norm of the clean stream.
         others_change: Mean absolute change over the other features' activations.
         others_change_relative: Their summed absolute change, relative to their clean sum.
+        missed: Where the pre-activation was to be moved to a value, but ended elsewhere; None for methods without such an aim.
     """
 
     prompt: str
@@ -58,6 +59,7 @@ class Generation:
     residual_norm: Float[np.ndarray, "token point"] | None = None
     others_change: Float[np.ndarray, " token"] | None = None
     others_change_relative: Float[np.ndarray, " token"] | None = None
+    missed: Bool[np.ndarray, " token"] | None = None
 
     def __repr__(self) -> str:
         return f"Generation({self.prompt!r}, {self.completion!r}, {self.intervention})"
@@ -66,12 +68,15 @@ class Generation:
         """One row of a table: texts, `Intervention.settings`, `label` and `strength`, and the records' means over tokens.
 
         `relative_edit_norm` is the largest norm of the edit, over tokens and hook points, relative to the residual stream's.
+        `reached` is there for methods that move the pre-activation to a value: whether it ended there, within 1/1000 of the
+        way, on every token that was to be edited.
         """
         row = {"prompt": self.prompt, "completion": self.completion, "n_tokens": len(self.token_ids), "failed": self.failed}
         if self.intervention is None:
             return row | {"intervention": "none"}
         row |= self.intervention.settings
         row |= {"label": self.intervention.label, "strength": self.intervention.method.strength}
+        row |= {} if self.missed is None else {"reached": not self.missed.any()}
         for name in ("activation_before", "activation_after", "others_change", "others_change_relative"):
             if getattr(self, name) is not None:
                 row[name] = float(getattr(self, name).mean())

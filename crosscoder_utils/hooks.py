@@ -23,8 +23,8 @@ from transformers.activations import GELUTanh, NewGELUActivation
 
 from crosscoder_utils.io.error_messages import in_one_line
 
-Edit = Callable[[int], Float[Tensor, "row pos d_model"] | None]
-"""What to add to the residual stream at a hook point; None for nothing."""
+Edit = Callable[[int], Float[Tensor, "row pos d_model"] | Callable[[Tensor], Tensor] | None]
+"""What to add to the residual stream at a hook point, or a function of the stream there that says so; None for nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +118,7 @@ def residual_hooks(
 
     def edited(residual: Tensor, point: int) -> Tensor:
         delta = None if edit_at is None else edit_at(point)
+        delta = delta(residual) if callable(delta) else delta
         if delta is not None:
             residual = residual + delta.to(residual.dtype)
         captured.append(residual)

@@ -1,5 +1,6 @@
 """What is done to which feature (`Ablate`, `Steer`, `Clamp`), and at which tokens; how, `methods` say."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import fields
 from typing import Annotated, Any, ClassVar
@@ -11,7 +12,8 @@ from torch import Tensor
 from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.io.error_messages import shown
 from crosscoder_utils.io.validation import Features, Number, settings
-from crosscoder_utils.methods import Method, SearchMethod
+from crosscoder_utils.methods import Method
+from crosscoder_utils.methods.statistics import FeatureStatistics
 from crosscoder_utils.prompts import TokenScope, as_scope
 
 
@@ -86,6 +88,15 @@ class Intervention(ABC):
         """What search methods minimise; nothing, where a kind has no aim to search for."""
         return torch.zeros_like(activation)
 
+    @classmethod
+    def acts(cls, activation: Tensor, pre_activation: Tensor, value: Tensor) -> Tensor:
+        """Whether search methods move the feature at a token; the arguments are those of the intervened run without an edit."""
+        return cls.loss(activation, pre_activation, value) != 0
+
+    @abstractmethod
+    def goals(self, statistics: FeatureStatistics | None) -> list[float]:
+        """The pre-activation to which methods that aim at one move each feature."""
+
 
 @settings
 class Ablate(Intervention):
@@ -105,6 +116,12 @@ class Ablate(Intervention):
     def loss(activation: Tensor, pre_activation: Tensor, value: Tensor) -> Tensor:
         return activation**2
 
+    def goals(self, statistics: FeatureStatistics | None) -> list[float]:
+        to = getattr(self.method, "to", None)
+        if to == "off":
+            return [statistics.off(feature) for feature in self.features]
+        return [0.0 if to in (None, "zero") else to] * len(self.features)
+
 
 @settings
 class Steer(Intervention):
@@ -117,14 +134,22 @@ class Steer(Intervention):
     reads_activation: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.method, SearchMethod):
+        if self.method.searches and (self.method.aims or not self.method.steers):
             raise ValueError(
-                f"Steer with {self.method} has no value to reach; use Clamp(feature, value=..., method=Perturbation(...))"
+                f"Steer with {self.method} has no value to reach; use Clamp(feature, value=..., "
+                f"method={type(self.method).__name__}(...))"
             )
 
     @staticmethod
     def coefficient(activation: Tensor, value: Tensor) -> Tensor:
         return torch.ones_like(activation)
+
+    @classmethod
+    def acts(cls, activation: Tensor, pre_activation: Tensor, value: Tensor) -> Tensor:
+        return torch.ones_like(activation, dtype=torch.bool)
+
+    def goals(self, statistics: FeatureStatistics | None) -> list[float]:
+        return [math.inf] * len(self.features)  # upwards
 
 
 @settings
@@ -142,6 +167,10 @@ class Clamp(Intervention):
     kind: ClassVar[str] = "clamp"
     reads_activation: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        if getattr(self.method, "to", None) is not None:
+            raise ValueError(f"Clamp(value={self.value}) says what to reach, and so does to={self.method.to!r}; leave `to` out")
+
     @staticmethod
     def coefficient(activation: Tensor, value: Tensor) -> Tensor:
         return value - activation
@@ -149,3 +178,6 @@ class Clamp(Intervention):
     @staticmethod
     def loss(activation: Tensor, pre_activation: Tensor, value: Tensor) -> Tensor:
         return (pre_activation - value) ** 2
+
+    def goals(self, statistics: FeatureStatistics | None) -> list[float]:
+        return [self.value] * len(self.features)

@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM
 from crosscoder_utils import Crosscoder, load
 from crosscoder_utils.analysis.discovery import find_features
 from crosscoder_utils.loading import Setup, wrap
+
+CACHE = tempfile.TemporaryDirectory(prefix="statistics")  # not the user's; deleted with this module
+os.environ["CROSSCODER_UTILS_CACHE"] = CACHE.name
 
 
 @pytest.fixture(scope="session")

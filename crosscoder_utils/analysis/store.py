@@ -16,32 +16,35 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from crosscoder_utils.crosscoder import tensor_bytes
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.error_messages import in_one_line
 from crosscoder_utils.io.files import check_writable, whole_file
+from crosscoder_utils.io.transformers_models import config_settings
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.methods import METHODS
+from crosscoder_utils.methods.statistics import given_statistics
 
 ROWS_VERSION = 3
 """Part of every row's id. Increment it when a code change alters results; stored rows are then recomputed."""
 
 _TEXTS = ["row_id", "prompt_id", "prompt", "completion", "intervention", "tokens", "method", "label", "record", "settings"]
 _TEXTS += ["preset", "assets", "device", "versions"]
-_FLAGS = ["says_phrase", "is_story", "failed"]
+_FLAGS = ["says_phrase", "is_story", "failed", "reached"]
 _COUNTS = ["n_tokens", "max_new_tokens", "seed"]
 _OWN = {"crosscoder_utils": "parameter of a user's own method"}  # marks a column
 _BUILT_IN = [method for method in METHODS.values() if method.__module__.startswith("crosscoder_utils.")]
 _PARAMETERS = sorted({field.name for method in _BUILT_IN for field in fields(method)})
+_WORDS = ["along", "to"]  # parameters that are words, or words and numbers: columns of texts
 _MEASURES = ["activation_before", "activation_after", "overshoot", "others_change", "others_change_relative"]
 _MEASURES += ["relative_edit_norm", "cross_entropy", "completion_cross_entropy", "kl"]
 _SCHEMA = pa.schema(
-    [(name, pa.string()) for name in _TEXTS]
+    [(name, pa.string()) for name in [*_TEXTS, *_WORDS]]
     + [(name, pa.bool_()) for name in _FLAGS]
     + [(name, pa.int64()) for name in _COUNTS]
-    + [(name, pa.float64()) for name in ("feature", "value", "strength", *_PARAMETERS, *_MEASURES)]
+    + [(name, pa.float64()) for name in ("feature", "value", "strength", *_PARAMETERS, *_MEASURES) if name not in _WORDS]
 )
 """The same for every file, also if columns are empty in all of its rows; parameters of a user's own methods come after."""
 
@@ -53,7 +56,8 @@ def row_id(assets: str, prompt: str, intervention: Intervention | None, options:
 
 
 def assets_of(setup: Setup) -> str:
-    """16 hexadecimal digits: a digest of everything in a setup that results depend on (models, crosscoder, tokenizer, preset).
+    """16 hexadecimal digits: a digest of everything in a setup that results depend on (models, crosscoder, tokenizer, preset,
+    statistics that the user gave).
 
     Computing it reads all weights, so it is cached for as long as the setup exists; setups never change.
     """
@@ -63,7 +67,8 @@ def assets_of(setup: Setup) -> str:
             for _, tensor in sorted(model.state_dict().items()):
                 digest.update(tensor_bytes(tensor))
         _ASSETS[setup] = digest.hexdigest()[:16]
-    return _ASSETS[setup]
+    given = given_statistics(setup)
+    return _ASSETS[setup] if given is None else _digest(f"{_ASSETS[setup]} {given}".encode())
 
 
 _ASSETS: WeakKeyDictionary[Setup, str] = WeakKeyDictionary()
@@ -209,7 +214,7 @@ def _column(rows: pd.DataFrame, field: pa.Field) -> pa.Array:
     values = list(rows[field.name]) if field.name in rows else [None] * len(rows)
     if pa.types.is_floating(field.type):
         values = [value if isinstance(value, Real) else None for value in values]
-    elif field.metadata:
+    elif field.metadata or field.name in _WORDS:
         values = [None if _is_missing(value) else value if isinstance(value, str) else json.dumps(value) for value in values]
     return pa.array(values, field.type, from_pandas=True)
 
@@ -224,16 +229,10 @@ def _meaning(setup: Setup) -> list:
     return [
         [preset.prepend_bos, preset.deployment_tag, preset.phrase, preset.story_marker],
         setup.crosscoder.digest(),
-        _config(setup.model.original_model.config),
-        _config(setup.base_model.original_model.config),
+        config_settings(setup.model.original_model.config),
+        config_settings(setup.base_model.original_model.config),
         _tokenizer(setup.tokenizer),
     ]
-
-
-def _config(config: PreTrainedConfig) -> dict:
-    """Settings that results depend on, such as the activation function or the window; no paths, no versions of libraries."""
-    settings = json.loads(config.to_json_string(use_diff=True))
-    return {k: v for k, v in settings.items() if not k.startswith("_") and k != "transformers_version"}
 
 
 def _tokenizer(tokenizer: PreTrainedTokenizerFast) -> list:

@@ -19,16 +19,16 @@ from crosscoder_utils.interventions import Ablate, Clamp, Intervention, Steer
 from crosscoder_utils.io.tokens import token_ids, token_texts
 from crosscoder_utils.io.validation import Texts, chosen, instance, one_text, whole_number
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.methods import METHODS, DecoderMethod, Method
+from crosscoder_utils.methods import METHODS, Method
 from crosscoder_utils.prompts import split_at_marker
 
 KINDS: dict[str, type[Intervention]] = {kind.kind: kind for kind in (Ablate, Steer, Clamp)}
 
 
 def methods_of(kind: str, methods: Mapping[str, type[Method]] = METHODS) -> list[str]:
-    """Names of the methods that `kind` can use: a kind without a loss has nothing to search for, and takes decoder methods."""
+    """Names of the methods that `kind` can use: a kind without a loss has no value to reach, and takes those that steer."""
     has_loss = KINDS[chosen("kind", kind, KINDS)].loss is not Intervention.loss
-    return [name for name, method in methods.items() if has_loss or issubclass(method, DecoderMethod)]
+    return [name for name, method in methods.items() if has_loss or method.steers]
 
 
 def make_intervention(

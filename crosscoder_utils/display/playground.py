@@ -204,6 +204,8 @@ def _method_control(name: str, hint: Any, value: Any, setup: Setup) -> widgets.W
     """A control for a parameter of type float, int, bool or optional int (a seed); None for other types."""
     label, kinds = _LABELS.get(name, name.replace("_", " ")), get_args(hint) or (hint,)
     number = value if isinstance(value, (int, float)) else None
+    if name in ("to", "penalty"):  # their default, no value, is none that a slider could show
+        return None
     if name == "point":
         options = [(name, index) for index, name in enumerate(point_labels(setup.hook_points))]
         return _made(widgets.Dropdown, label, options=options, value=_offered(number, range(len(options))))

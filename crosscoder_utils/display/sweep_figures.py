@@ -32,6 +32,7 @@ def sweep_curves(table: pd.DataFrame, by: str, x_title: str, lines: dict[str, fl
         x: Column of the hyperparameter; its axis is logarithmic.
     """
     table = _finished(table, [by, x, "prompt_index", "completion", "cross_entropy"], ["label"], [x])
+    table = checked_table(f"the part of the table with a number in {x!r}", table[table[x].notna()])  # "auto" is at no x
     lines, x_title = mapped("lines", lines, finite_number, "names to numbers"), one_text("x_title", x_title)
     figure = go.Figure(layout={"template": TEMPLATE})
     examples = table[table["prompt_index"] == 0].drop_duplicates([by, x]).set_index([by, x])[["label", "completion"]]

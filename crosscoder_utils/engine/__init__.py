@@ -29,13 +29,13 @@ up to 0.18; in the order the post's grid / stories / distinct prompts / a whole 
   1.23 to 1.38. They are kept beside the bridge anyway, and a user's hooks on the bridge do not act in them.
 - *Searched edits* cost only tokens that have a loss; in prompts each row is at a position of its own (`cache.Window`).
 
-What waits for the device, on a GPU: the texts that part in the clean run, the tokens that have a loss, and every 8 tokens the
+What waits for the device, on a GPU: the texts that part in the clean run, the tokens that are edited, and every 8 tokens the
 rows that have ended. Everything else is enqueued ahead.
 """
 
+from crosscoder_utils.engine.attempts import Attempts
 from crosscoder_utils.engine.batch import Batch, Limits, Request
 from crosscoder_utils.engine.decoding import Decoding, family
-from crosscoder_utils.engine.editing import Attempts
 from crosscoder_utils.engine.memory_budget import plan_batches
 from crosscoder_utils.engine.reading import deltas_of, read_texts, text_requests
 from crosscoder_utils.engine.recording import records_of

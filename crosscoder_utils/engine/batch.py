@@ -12,6 +12,7 @@ from crosscoder_utils.engine.targets import Targets
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.tokens import padded
 from crosscoder_utils.loading import Setup
+from crosscoder_utils.methods.statistics import FeatureStatistics
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Records:
         edit_norm: Norm of what was added to the residual stream.
         residual_norm: Norm of the clean run's residual stream.
         deltas: What was added to the residual stream; only kept where it was searched for and is asked for.
+        missed: Whether a method that aims at a value of the pre-activation did not reach it; only kept for such methods.
     """
 
     pre_before: Float[Tensor, "row position target"]
@@ -68,6 +70,7 @@ class Records:
     edit_norm: Float[Tensor, "row position point"]
     residual_norm: Float[Tensor, "row position point"]
     deltas: Float[Tensor, "row position point d_model"] | None = None
+    missed: Bool[Tensor, "row position"] | None = None
 
 
 @dataclass(eq=False)
@@ -101,7 +104,13 @@ class Batch:
     records: Records | None = None
 
     @staticmethod
-    def of(setup: Setup, requests: Sequence[Request], numbers: Sequence[int], new_tokens: int) -> "Batch":
+    def of(
+        setup: Setup,
+        requests: Sequence[Request],
+        numbers: Sequence[int],
+        new_tokens: int,
+        statistics: FeatureStatistics | None = None,
+    ) -> "Batch":
         """A batch of requests; `numbers` are theirs among all rows of the call."""
         prompts = padded([r.ids for r in requests], setup.tokenizer, setup.preset.prepend_bos, setup.device, side="left")
         tokens = torch.nn.functional.pad(prompts.tokens, (0, new_tokens + 1))
@@ -109,7 +118,7 @@ class Batch:
         first, stop = (torch.tensor(b, device=setup.device)[:, None] for b in zip(*(r.bounds for r in requests), strict=True))
         editable = (position >= first) & (position < stop) & (position >= 0)
         number, end = torch.tensor(numbers, device=setup.device), torch.zeros_like(prompts.start)
-        targets = Targets.of([r.intervention for r in requests], setup.crosscoder)
+        targets = Targets.of([r.intervention for r in requests], setup.crosscoder, statistics)
         own = prompts.start, prompts.content_start
         return Batch(requests, targets, number, tokens, *own, editable, end, end.bool(), prompts.tokens.shape[1])
 

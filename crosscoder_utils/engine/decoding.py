@@ -13,7 +13,7 @@ from crosscoder_utils.engine.editing import AlongDirections, Searching, Writing
 from crosscoder_utils.engine.sampling import Sampler
 from crosscoder_utils.hooks import plain
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.methods import SearchMethod
+from crosscoder_utils.methods.statistics import statistics_for
 
 BLOCK = 8
 """Tokens written between two looks at which rows have ended."""
@@ -34,15 +34,18 @@ class Decoding:
     def __init__(
         self, setup: Setup, requests: Sequence[Request], numbers: Sequence[int], limits: Limits, sampler: Sampler
     ) -> None:
-        batch, model = Batch.of(setup, requests, numbers, limits.new_tokens), plain(setup.model)
+        statistics, model = statistics_for(setup, [request.intervention for request in requests]), plain(setup.model)
+        batch = Batch.of(setup, requests, numbers, limits.new_tokens, statistics)
         run = Run(model, setup.hook_points, batch.start, batch.tokens.shape[1])
         self.state = Writing(batch, run, CleanRun(model, setup.hook_points, batch), limits)
         searches = family(requests[0]) not in (None, AlongDirections)
         if limits.record != "nothing" and requests[0].intervention is not None:
             tables = (batch.targets.zeros(*batch.tokens.shape, points=points) for points in (False, False, True, True))
             with_deltas = searches and limits.record == "everything"
-            batch.records = Records(*tables, batch.targets.zero_deltas(*batch.tokens.shape) if with_deltas else None)
-        self.edits = (Searching if searches else AlongDirections)(self.state)
+            deltas = batch.targets.zero_deltas(*batch.tokens.shape) if with_deltas else None
+            missed = torch.zeros_like(batch.editable) if any(r.intervention.method.aims for r in requests) else None
+            batch.records = Records(*tables, deltas, missed)
+        self.edits = Searching(self.state, setup.crosscoder, statistics) if searches else AlongDirections(self.state)
         self.sampler, self.eos = sampler, batch.start.new_tensor(setup.eos_token_ids)
 
     @torch.no_grad()
@@ -86,4 +89,4 @@ def family(request: Request) -> type | None:
     if request.intervention is None:
         return None
     method = request.intervention.method
-    return type(method) if isinstance(method, SearchMethod) else AlongDirections
+    return type(method) if method.searches else AlongDirections

@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from crosscoder_utils.crosscoder import Crosscoder
+from crosscoder_utils.engine.attempts import Attempts
 from crosscoder_utils.engine.batch import Batch, Limits
-from crosscoder_utils.engine.cache import Window
 from crosscoder_utils.engine.cached_run import ALL, Rows, Run
 from crosscoder_utils.engine.clean_run import CleanRun
-from crosscoder_utils.engine.targets import Targets
+from crosscoder_utils.methods.statistics import FeatureStatistics
 
 PROMPT_SPAN = 8
 """Tokens of a prompt that a search reads at once, on the assumption that they need no edit."""
@@ -117,44 +118,12 @@ class AlongDirections:
         return result.logits
 
 
-@dataclass(frozen=True, eq=False)
-class Attempts:
-    """One token of each row, at which a method may try deltas before the text goes on.
-
-    Attributes:
-        targets: The rows' features.
-        run: The intervened run.
-        window: Its past before the token.
-        tokens: The tokens.
-    """
-
-    targets: Targets
-    run: Run
-    window: Window
-    tokens: Int[Tensor, "row 1"]
-
-    def residuals(self, deltas: Float[Tensor, "row point d_model"]) -> Float[Tensor, "row 1 point d_model"]:
-        """The residual stream under `deltas`; differentiable in them. Nothing of it is kept."""
-        return self.run.read_window(self.window, self.tokens, lambda point: deltas[:, None, point]).residuals
-
-    def losses(self, deltas: Float[Tensor, "row point d_model"]) -> Float[Tensor, " row"]:
-        """The interventions' losses under `deltas`."""
-        return self.targets.losses(self.targets.encoder.pre_activations(self.residuals(deltas)))[:, 0]
-
-    def zero_deltas(self) -> Float[Tensor, "row point d_model"]:
-        return torch.zeros_like(self.targets.directions[:, 0])
-
-    def select(self, rows: Tensor) -> "Attempts":
-        """Those of some rows."""
-        return Attempts(self.targets.select(rows), self.run, self.window.select(rows), self.tokens[rows])
-
-
 class Searching:
     """A method searches for what to add, all rows with the same class of method.
 
-    The intervened run reads each token without an edit; a token at which the intervention's loss is 0 is left at that. At the
-    others the method searches, and the token is read again with what it has found. In a prompt, several tokens are read at
-    once, up to the first that has a loss.
+    The intervened run reads each token without an edit; a token at which the intervention has nothing to do (the feature to be
+    ablated does not fire, say) is left at that. At the others the method searches, and the token is read again with what it
+    has found. In a prompt, several tokens are read at once, up to the first at which there is something to do.
 
     Attributes:
         state: The batch.
@@ -165,32 +134,33 @@ class Searching:
 
     waits = False
 
-    def __init__(self, state: Writing) -> None:
+    def __init__(self, state: Writing, crosscoder: Crosscoder, statistics: FeatureStatistics | None) -> None:
         self.state, self.methods = state, [r.intervention.method for r in state.batch.requests]
+        self.crosscoder, self.statistics = crosscoder, statistics
         idle = torch.tensor([method.idle for method in self.methods], device=state.batch.start.device)
         self.active = state.batch.editable & ~idle[:, None]
 
     def read_prompts(self) -> None:
         """Read the prompts but for their last token, with which the first step begins."""
         state, last = self.state, self.state.batch.n_prompt - 1
-        has_loss = torch.zeros_like(self.active)
+        acts = torch.zeros_like(self.active)
 
         def take(rows: Tensor, at: slice, residuals: Tensor) -> None:
             targets = state.batch.targets.select(rows)
             pre = targets.encoder.pre_activations(residuals)
-            has_loss[rows, at] = (targets.losses(pre) != 0) & self.active[rows, at]
+            acts[rows, at] = targets.acting(pre).any(-1) & self.active[rows, at]
             state.record_clean(rows, at, pre, residuals)
 
         state.clean.read_prompts(state.batch, state.limits, take)
         state.run.cache.copy_rows(state.clean.run.cache, state.clean.text, last)
         if not last:
             return
-        # Up to a row's first loss the two runs are one; from there on its prompt is read again, with edits.
-        for rows in state.limits.parts(torch.nonzero(has_loss[:, :last].any(1))[:, 0], PROMPT_SPAN):
-            cursor = has_loss[rows].long().argmax(1)
+        # Up to a row's first edit the two runs are one; from there on its prompt is read again.
+        for rows in state.limits.parts(torch.nonzero(acts[:, :last].any(1))[:, 0], PROMPT_SPAN):
+            cursor = acts[rows].long().argmax(1)
             while len(rows):
                 self._edit(rows, cursor)
-                rows, cursor = self._next_losses(rows, cursor + 1)
+                rows, cursor = self._next_edits(rows, cursor + 1)
 
     def next_logits(self, position: int) -> Float[Tensor, "row vocab"]:
         """Read all rows' token at `position` in the intervened run."""
@@ -199,31 +169,31 @@ class Searching:
         pre, logits = state.batch.targets.encoder.pre_activations(result.residuals), result.logits[:, -1]
         if records is not None:
             records.pre_after[:, position] = pre[:, 0]
-        losing = torch.nonzero((state.batch.targets.losses(pre)[:, 0] != 0) & self.active[:, position])[:, 0]
-        if len(losing):
-            logits[losing] = self._edit(losing, torch.full_like(losing, position), logits=True)[:, -1]
+        edited = torch.nonzero(state.batch.targets.acting(pre)[:, 0].any(-1) & self.active[:, position])[:, 0]
+        if len(edited):
+            logits[edited] = self._edit(edited, torch.full_like(edited, position), logits=True)[:, -1]
         return logits
 
     def keep(self, rows: Int[Tensor, " row"]) -> None:
         """Forget all rows but these."""
         self.active, self.methods = self.active[rows], [self.methods[r] for r in rows.tolist()]
 
-    def _next_losses(self, rows: Tensor, cursor: Tensor) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
-        """Read prompts on from `cursor`; returns the rows that have another loss, and where."""
+    def _next_edits(self, rows: Tensor, cursor: Tensor) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
+        """Read prompts on from `cursor`; returns the rows that have another token to edit, and where."""
         state, last, found = self.state, self.state.batch.n_prompt - 1, torch.zeros_like(cursor, dtype=torch.bool)
         while len(behind := torch.nonzero(~found & (cursor < last))[:, 0]):
             own, begin = rows[behind], cursor[behind]
             span = min(PROMPT_SPAN, state.batch.tokens.shape[1] - 1 - int(begin.max()))
             at = own[:, None], begin[:, None] + torch.arange(span, device=rows.device)
-            # What is read behind a loss, or beyond the prompt, is not valid; it is read again before anything looks at it.
+            # What is read behind such a token, or beyond the prompt, is not valid; it is read again before it is looked at.
             result = state.run.read_window(state.run.window(own, begin, keeps=True), state.batch.tokens[at])
             targets = state.batch.targets.select(own)
             pre = targets.encoder.pre_activations(result.residuals)
             if state.batch.records is not None:
                 state.batch.records.pre_after[at] = pre
-            has_loss = (targets.losses(pre) != 0) & self.active[at] & (at[1] < last)
-            found[behind] = has_loss.any(1)
-            cursor[behind] += torch.where(has_loss.any(1), has_loss.long().argmax(1), (last - begin).clamp(max=span))
+            acts = targets.acting(pre).any(-1) & self.active[at] & (at[1] < last)
+            found[behind] = acts.any(1)
+            cursor[behind] += torch.where(acts.any(1), acts.long().argmax(1), (last - begin).clamp(max=span))
         return rows[found], cursor[found]
 
     def _edit(self, rows: Int[Tensor, " row"], positions: Int[Tensor, " row"], logits: bool = False) -> Tensor | None:
@@ -231,7 +201,9 @@ class Searching:
         state, targets, records = self.state, self.state.batch.targets.select(rows), self.state.batch.records
         tokens, window = state.batch.tokens[rows, positions][:, None], state.run.window(rows, positions)
         methods = [self.methods[row] for row in rows.tolist()]
-        deltas = type(methods[0]).deltas(methods, Attempts(targets, state.run, window, tokens))
+        attempts = Attempts(targets, state.run, window, tokens, self.crosscoder, self.statistics)
+        deltas = type(methods[0]).deltas(methods, attempts)
+        before = targets.encoder.pre_activations(attempts.unedited)[:, 0]
         state.check_finite(rows, deltas)
         window.keeps = True
         result = state.run.read_window(window, tokens, lambda point: deltas[:, None, point], logits)
@@ -240,4 +212,8 @@ class Searching:
             records.edit_norm[rows, positions] = deltas.norm(dim=-1)
             if records.deltas is not None:
                 records.deltas[rows, positions] = deltas
+            if records.missed is not None:
+                aims = torch.tensor([method.aims for method in methods], device=rows.device)
+                missed = targets.missed(before, records.pre_after[rows, positions])
+                records.missed[rows, positions] = aims & missed
         return result.logits

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 
 from crosscoder_utils.engine.batch import Limits, Request
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.methods import SearchMethod
 
 MOST_TOKENS_PER_PASS = 2048
 """Reading more tokens at once gains nothing on a CPU, whose caches the intermediate values then leave."""
@@ -28,7 +27,7 @@ def plan_batches(
     numbers = sorted(numbers, key=lambda number: (len(requests[number].ids), requests[number].prompt))
     longest = len(requests[numbers[-1]].ids) + 1 + new_tokens
     most_targets = max(len(requests[n].intervention.features) if requests[n].intervention else 0 for n in numbers)
-    searches = requests[numbers[0]].intervention and isinstance(requests[numbers[0]].intervention.method, SearchMethod)
+    searches = requests[numbers[0]].intervention and requests[numbers[0]].intervention.method.searches
     per_row = bytes_per_row(setup, longest, most_targets, bool(searches), record)
     per_token = bytes_per_token(setup, most_targets, record)
     tokens_per_pass = int(min(MOST_TOKENS_PER_PASS, max(0.3 * budget / per_token, 1)))
@@ -117,6 +116,7 @@ def bytes_per_row(setup: Setup, n_positions: int, n_targets: int, searches: bool
     targets = 2 * 2 * n_targets * stream + 8 * n_targets  # encoder and directions, once more when selected
     if searches:
         deltas = 2 * stream * n_positions if record == "everything" else 0
+        deltas += 6 * n_targets * stream + 4 * crosscoder.n_features  # Jacobian and steps; all features, for a penalty
         # Descending a gradient holds what every layer made of the token, and the past twice more.
         return 6 * cache + (tables + targets + deltas + (2 * cfg.n_layers + 2) * one_token) * number
     return 4 * cache + (tables + targets + one_token) * number

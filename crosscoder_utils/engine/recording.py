@@ -25,6 +25,8 @@ def records_of(setup: Setup, batch: Batch, limits: Limits) -> Iterator[dict[str,
         bounds = torch.stack([part.content_start - part.start, part.end - part.start], dim=1).tolist()
         for row, (request, (first, stop)) in enumerate(zip(part.requests, bounds, strict=True)):
             own = {name: array[row, first:stop] for name, array in arrays.items()}
+            if not request.intervention.method.aims:
+                own.pop("missed", None)  # only kept for others of the batch
             target = 0 if isinstance(request.intervention.feature, int) else slice(len(request.intervention.features))
             yield {name: array[:, target] if "activation" in name else array for name, array in own.items()}
 
@@ -44,6 +46,7 @@ def _tables(setup: Setup, batch: Batch, everything: bool) -> dict[str, Float[Ten
         "edit_norm": moved["edit_norm"],
         "residual_norm": moved["residual_norm"],
     }
+    tables |= {"missed": moved["missed"]} if "missed" in moved else {}
     if everything:
         deltas = moved.get("deltas")
         if deltas is None:

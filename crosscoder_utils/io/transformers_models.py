@@ -1,5 +1,6 @@
 """Models, adapters and tokenizers in the formats of transformers and peft."""
 
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from peft import PeftModel
 from peft.utils import get_peft_model_state_dict, load_peft_weights
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from crosscoder_utils.io.error_messages import in_one_line
@@ -125,3 +126,9 @@ def quiet() -> Iterator[None]:
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
+
+
+def config_settings(config: PreTrainedConfig) -> dict:
+    """Settings that results depend on, such as the activation function or the window; no paths, no versions of libraries."""
+    settings = json.loads(config.to_json_string(use_diff=True))
+    return {k: v for k, v in settings.items() if not k.startswith("_") and k != "transformers_version"}

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import fields
 from numbers import Integral, Real
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
@@ -48,10 +48,36 @@ def _numbers(value: Any) -> float | tuple[float, ...] | None:
     return None if value is None else _number(value)
 
 
+def _scales(value: Any) -> float | tuple[float, ...] | str | None:
+    return _or_word(value, _numbers, "auto")
+
+
+def _scale(value: Any) -> float | str:
+    return _or_word(value, _number, "auto")
+
+
+def _goal(value: Any) -> float | str | None:
+    return None if value is None else _or_word(value, _number, "zero", "off")
+
+
+def _or_word(value: Any, check: Callable[[Any], _T], *words: str) -> _T | str:
+    """What `check` makes of a value, or one of some words."""
+    if isinstance(value, str) and value in words:
+        return str(value)
+    try:
+        return check(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or {' or '.join(map(repr, words))}") from None
+
+
 def _rate(value: Any) -> float:
     if _number(value) < 0:
         raise ValueError("must be a finite number, 0 or more")
     return _number(value)
+
+
+def _penalty(value: Any) -> float | None:
+    return None if value is None else _rate(value)
 
 
 def _whole(value: Any) -> int:
@@ -110,7 +136,11 @@ Texts = str | Iterable[str]
 """What functions take that read several texts; one text stands for a list of it."""
 Number = Annotated[float, BeforeValidator(_number)]
 Numbers = Annotated[float | tuple[float, ...] | None, BeforeValidator(_numbers)]
+Scale = Annotated[float | Literal["auto"], BeforeValidator(_scale)]
+Scales = Annotated[float | tuple[float, ...] | Literal["auto"] | None, BeforeValidator(_scales)]
+Goal = Annotated[float | Literal["zero", "off"] | None, BeforeValidator(_goal)]
 Rate = Annotated[float, BeforeValidator(_rate)]
+Penalty = Annotated[float | None, BeforeValidator(_penalty)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[int, BeforeValidator(_count)]
 Positive = Annotated[int, BeforeValidator(_positive)]

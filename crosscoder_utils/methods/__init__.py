@@ -1,7 +1,8 @@
 """How an intervention changes the residual stream: `METHODS` lists the ways.
 
 Two families of methods. A `DecoderMethod` adds multiples of fixed directions; how many, the clean run's activation says. A
-`SearchMethod` looks for what to add token by token, trying it on the intervened run. To add a method, subclass one of the two
+`SearchMethod` looks for what to add token by token, trying it on the intervened run; most of them move the feature's
+pre-activation to a value, as decoder methods do with scale="auto" (`solving`). To add a method, subclass one of the two
 and add the class to `METHODS`: sweeps, tables, figures and widgets take their methods from there.
 """
 
@@ -11,10 +12,16 @@ from crosscoder_utils.io.error_messages import shown
 from crosscoder_utils.methods.base import DecoderMethod, Method, SearchMethod
 from crosscoder_utils.methods.layers import ManyLayers, SingleLayer
 from crosscoder_utils.methods.perturbation import Perturbation
+from crosscoder_utils.methods.solvers import NaturalPerturbation, Patch, SteepestDescent
 
-__all__ = ["METHODS", "DecoderMethod", "ManyLayers", "Method", "Perturbation", "SearchMethod", "SingleLayer", "method_from"]
+__all__ = [
+    "METHODS", "DecoderMethod", "ManyLayers", "Method", "NaturalPerturbation", "Patch", "Perturbation", "SearchMethod",
+    "SingleLayer", "SteepestDescent", "method_from",
+]  # fmt: skip
 
-METHODS: dict[str, type[Method]] = {m.name: m for m in (SingleLayer, ManyLayers, Perturbation)}
+METHODS: dict[str, type[Method]] = {
+    m.name: m for m in (SingleLayer, ManyLayers, Perturbation, NaturalPerturbation, Patch, SteepestDescent)
+}
 
 
 def method_from(settings: dict) -> Method:

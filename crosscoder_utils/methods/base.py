@@ -33,6 +33,21 @@ class Method:
         super().__init_subclass__(**kwargs)
         cls.name = vars(cls).get("name", cls.__name__)
 
+    @property
+    def searches(self) -> bool:
+        """Whether what to add is found token by token, by trying; if not, it is along fixed directions."""
+        return isinstance(self, SearchMethod)
+
+    @property
+    def aims(self) -> bool:
+        """Whether it moves pre-activations to a value and nowhere else, so that there is something to reach or to miss."""
+        return False
+
+    @property
+    def statistics(self) -> bool:
+        """Whether it needs statistics of training texts; see `feature_statistics`."""
+        return getattr(self, "to", None) == "off"
+
     def check(self, crosscoder: Crosscoder) -> None:
         """Raise an `IndexError` or `ValueError` if the parameters do not fit the crosscoder."""
 
@@ -51,6 +66,8 @@ class Method:
 class DecoderMethod(Method, ABC):
     """Adds multiples of fixed directions; how many, `Intervention.coefficient` says."""
 
+    steers: ClassVar[bool] = True
+
     @abstractmethod
     def directions(self, W_dec: Float[Tensor, "target point d_model"]) -> Float[Tensor, "target point d_model"]:
         """What one multiple of each feature adds to the residual stream, given the features' decoder vectors."""
@@ -58,6 +75,9 @@ class DecoderMethod(Method, ABC):
 
 class SearchMethod(Method, ABC):
     """Searches at each token for what to add, by trying it on the intervened run."""
+
+    steers: ClassVar[bool] = False
+    """Whether `Steer`, which has no value to reach, can use it."""
 
     @property
     def idle(self) -> bool:
@@ -77,3 +97,11 @@ def random_like(directions: Float[Tensor, "*any point d_model"], seed: int) -> F
     drawn = [torch.randn(points, d_model, generator=generator) for _ in range(math.prod(targets))]
     drawn = torch.stack(drawn).reshape(directions.shape).to(directions)
     return directions.norm(dim=-1, keepdim=True) * drawn / drawn.norm(dim=-1, keepdim=True)
+
+
+def controlled(methods: Sequence[Method], deltas: Float[Tensor, "row point d_model"]) -> Float[Tensor, "row point d_model"]:
+    """What was found, or for methods with `random`, random directions of the same norms."""
+    for row, method in enumerate(methods):
+        if method.random is not None:
+            deltas[row] = random_like(deltas[row], method.random)
+    return deltas

