@@ -139,11 +139,11 @@ def extend_solved(setup, ids, in_scope, deltas, features, goals, ablates, edit):
 def newton(setup, ids, deltas, features, goals, spread):
     """P <- P + B (g B)^-1 (goal - p), with B = spread(g): one vector [point, d_model] for each feature.
 
-    A step that does not come nearer is halved.
+    20 steps at most; one that does not come nearer is halved.
     """
     P, share = no_deltas(setup, 1)[0], 1.0
     p, g, _ = pre_and_gradients(setup, ids, deltas, P, features)
-    for _ in range(40):
+    for _ in range(20):
         if (goals - p).abs().max() < 1e-11:
             break
         B = spread(g)

@@ -127,7 +127,7 @@ def test_statistics_are_the_formulas(measured):
 
 
 @pytest.mark.parametrize("method", SOLVERS, ids=str)
-@pytest.mark.parametrize("to", ["zero", "off", 0.1])
+@pytest.mark.parametrize("to", ["zero", "off", 0.05])
 def test_ablating_to_a_value(measured, method, to):
     fast = check(measured, Ablate(3, dataclasses.replace(method, to=to)))
     assert fast.summary()["reached"] is True
