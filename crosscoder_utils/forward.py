@@ -14,7 +14,7 @@ from crosscoder_utils.engine.lens_hooks import fwd_hooks, input_ids  # noqa: F40
 from crosscoder_utils.generation import as_rows
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.tokens import leading_bos
-from crosscoder_utils.io.torch_settings import own_settings
+from crosscoder_utils.io.torch_defaults import own_settings
 from crosscoder_utils.loading import Setup
 
 

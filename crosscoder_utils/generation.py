@@ -13,7 +13,7 @@ from tqdm import tqdm
 from crosscoder_utils.engine import Batch, Decoding, Limits, Request, Sampler, family, plan_batches, records_of
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.tokens import continuation
-from crosscoder_utils.io.torch_settings import own_settings
+from crosscoder_utils.io.torch_defaults import own_settings
 from crosscoder_utils.io.validation import chosen, finite_number, flag, instance, instances, texts, whole_number
 from crosscoder_utils.loading import Setup
 

@@ -13,7 +13,7 @@ from crosscoder_utils.hooks import bridge, plain
 from crosscoder_utils.io.crosscoder_files import load_crosscoder
 from crosscoder_utils.io.datasets import read_examples
 from crosscoder_utils.io.files import check_manifest
-from crosscoder_utils.io.torch_settings import own_settings
+from crosscoder_utils.io.torch_defaults import own_settings
 from crosscoder_utils.io.transformers_models import quiet, read_causal_lm, read_tokenizer
 from crosscoder_utils.presets import Preset, find_preset
 from crosscoder_utils.prompts import check_length, split_at_marker

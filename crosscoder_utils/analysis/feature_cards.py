@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crosscoder_utils.analysis.checks import checked_feature, checked_setup
+from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup
 from crosscoder_utils.analysis.encoded_texts import EncodedText, with_feature
 from crosscoder_utils.hooks import plain, read
 from crosscoder_utils.io.tokens import token_ids, token_texts
-from crosscoder_utils.io.torch_settings import own_settings
+from crosscoder_utils.io.torch_defaults import own_settings
 from crosscoder_utils.io.validation import instances, whole_number, whole_numbers
 from crosscoder_utils.loading import Setup
 

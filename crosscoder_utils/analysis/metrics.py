@@ -11,13 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from crosscoder_utils.analysis.checks import checked_setup, checked_texts
+from crosscoder_utils.analysis.argument_checks import checked_setup, checked_texts
 from crosscoder_utils.generation import Generation
 from crosscoder_utils.hooks import read
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.error_messages import shown
 from crosscoder_utils.io.tokens import TokenBatch, padded, token_ids, token_spans
-from crosscoder_utils.io.torch_settings import own_settings
+from crosscoder_utils.io.torch_defaults import own_settings
 from crosscoder_utils.io.validation import LARGEST, Texts, flag, instances, several, whole_number
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import remove_tag, split_at_marker

@@ -17,7 +17,7 @@ from crosscoder_utils.analysis.sweeps import Workers
 from crosscoder_utils.analysis.untouched import Firing, firing_of, usual_activations
 from crosscoder_utils.generation import Generation, generate
 from crosscoder_utils.interventions import Ablate, Clamp, Intervention, Steer
-from crosscoder_utils.io.torch_settings import own_settings
+from crosscoder_utils.io.torch_defaults import own_settings
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.methods.base import Method, SearchMethod
 from crosscoder_utils.prompts import TokenScope

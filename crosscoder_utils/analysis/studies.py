@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool
 
-from crosscoder_utils.analysis.checks import checked_feature, checked_setup, readable
+from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup, readable
 from crosscoder_utils.analysis.controls import frequency_matched_feature, frequency_matched_features
 from crosscoder_utils.analysis.discovery import encode_texts
 from crosscoder_utils.analysis.metrics import score, token_losses

@@ -11,7 +11,7 @@ from torch import Tensor
 from crosscoder_utils.generation import Generation
 from crosscoder_utils.hooks import read
 from crosscoder_utils.io.tokens import padded
-from crosscoder_utils.io.torch_settings import own_settings
+from crosscoder_utils.io.torch_defaults import own_settings
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import TokenScope, as_scope
 

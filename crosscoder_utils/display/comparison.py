@@ -8,7 +8,7 @@ import numpy as np
 from IPython.display import HTML
 from jaxtyping import Float
 
-from crosscoder_utils.analysis.checks import checked_feature, checked_setup, checked_texts
+from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup, checked_texts
 from crosscoder_utils.analysis.encoded_texts import EncodedText, encode_texts
 from crosscoder_utils.analysis.feature_cards import feature_card
 from crosscoder_utils.analysis.metrics import score

@@ -10,7 +10,7 @@ from crosscoder_utils.engine.reading import deltas_of, text_requests
 from crosscoder_utils.generation import as_rows
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.tokens import padded
-from crosscoder_utils.io.torch_settings import own_settings
+from crosscoder_utils.io.torch_defaults import own_settings
 from crosscoder_utils.loading import Setup
 
 Hook = Callable[..., Tensor]

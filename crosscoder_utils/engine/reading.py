@@ -23,6 +23,7 @@ from crosscoder_utils.hooks import read
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.tokens import TokenBatch, padded
 from crosscoder_utils.loading import Setup
+from crosscoder_utils.methods.statistics import statistics_for
 from crosscoder_utils.prompts import TokenScope
 
 Arrays = dict[str, np.ndarray]
@@ -86,7 +87,7 @@ def deltas_of(setup: Setup, request: Request, memory_gb: float) -> Float[Tensor,
         return searched_deltas(setup, [request], limits)[0]
     batch = _padded(setup, [request])
     residuals = read(setup.model, batch.tokens, hook_points=setup.hook_points).residuals
-    targets = Targets.of([request.intervention], setup.crosscoder)
+    targets = _targets(setup, [request])
     return _along_directions(targets, targets.encoder.pre_activations(residuals), batch, [request])[0]
 
 
@@ -101,9 +102,14 @@ def searched_deltas(setup: Setup, requests: Sequence[Request], limits: Limits) -
     return found.masked_fill((at >= batch.n_prompt)[..., None, None], 0.0)
 
 
+def _targets(setup: Setup, requests: Sequence[Request]) -> Targets:
+    interventions = [request.intervention for request in requests]
+    return Targets.of(interventions, setup.crosscoder, statistics_for(setup, interventions))
+
+
 def _read_part(setup: Setup, requests: Sequence[Request], deltas: Tensor | None, logits: bool) -> Iterator[Arrays]:
     """Read rows that fit together, each different text once in the clean run; `deltas` are worked out where not given."""
-    batch, targets = _padded(setup, requests), Targets.of([r.intervention for r in requests], setup.crosscoder)
+    batch, targets = _padded(setup, requests), _targets(setup, requests)
     first_row = {request.prompt: row for row, request in reversed(list(enumerate(requests)))}
     number = {text: index for index, text in enumerate(first_row)}
     text = [number[request.prompt] for request in requests]

@@ -25,7 +25,7 @@ from crosscoder_utils.hooks import read
 from crosscoder_utils.io.datasets import read_rows
 from crosscoder_utils.io.files import read_safetensors, whole_file
 from crosscoder_utils.io.tokens import leading_bos, padded, token_ids
-from crosscoder_utils.io.torch_settings import own_settings
+from crosscoder_utils.io.torch_defaults import own_settings
 from crosscoder_utils.io.transformers_models import config_settings
 from crosscoder_utils.io.validation import Texts, instance, whole_number
 from crosscoder_utils.io.validation import texts as checked_texts
