@@ -172,7 +172,7 @@ def _differences(model: PlainModel, window: int) -> Iterator[tuple[str, float]]:
     size = 0.3 * clean.residuals.std(dim=-1, keepdim=True)
     deltas = size * torch.randn(clean.residuals.shape, generator=torch.Generator().manual_seed(1)).to(size)
     edited = read(model, tokens, deltas, logits=True)
-    without = min(_effect(model, tokens[:1, :SHORTER], deltas[:1, :SHORTER], point) for point in range(points))
+    without = min(_effects(model, tokens[:1, :SHORTER], deltas[:1, :SHORTER], points))
     yield "logits with and without an edit do not differ at some hook point, and would have to; they", float(without == 0)
 
     start = torch.tensor([0, SHORTER], device=tokens.device)
@@ -180,14 +180,10 @@ def _differences(model: PlainModel, window: int) -> Iterator[tuple[str, float]]:
     run, first = Run(model, tuple(range(points)), start, n), n - STEPS
     passes = [run.read(left[:, :first], 0, lambda p: left_deltas[:, :first, p], logits=True)]
     for at in range(first, n):
-        token, delta = left[:, at : at + 1], left_deltas[:, at : at + 1]
-        window_pass = run.read_window(
-            run.window(torch.arange(2, device=start.device), torch.full_like(start, at)),
-            token,
-            lambda p, delta=delta: delta[:, :, p],
-            logits=True,
-        )
-        passes.append(run.read(token, at, lambda p, delta=delta: delta[:, :, p], logits=True))
+        delta = left_deltas[:, at : at + 1]
+        passes.append(run.read(left[:, at : at + 1], at, lambda p, delta=delta: delta[:, :, p], logits=True))
+    last = run.window(torch.arange(2, device=start.device), torch.full_like(start, n - 1))
+    window_pass = run.read_window(last, left[:, -1:], lambda p: left_deltas[:, -1:, p], logits=True)
     cached, residuals = torch.cat([p.logits for p in passes], 1), torch.cat([p.residuals for p in passes], 1)
     yield "logits of a token that is read twice", _apart(window_pass.logits, passes[-1].logits)
     for row, length in enumerate(lengths):
@@ -195,10 +191,12 @@ def _differences(model: PlainModel, window: int) -> Iterator[tuple[str, float]]:
         yield f"residual streams with a cache (row {row})", _apart(residuals[row, n - length :], edited.residuals[row, :length])
 
 
-def _effect(model: PlainModel, tokens: Tensor, deltas: Tensor, point: int) -> float:
-    """How far an edit at one hook point moves the logits."""
-    edit = read(model, tokens, lambda p: deltas[:, :, p] if p == point else None, logits=True)
-    return _apart(edit.logits, read(model, tokens, logits=True).logits)
+def _effects(model: PlainModel, tokens: Tensor, deltas: Tensor, points: int) -> Iterator[float]:
+    """How far an edit at each hook point alone moves the logits."""
+    clean = read(model, tokens, logits=True).logits
+    for point in range(points):
+        edit = read(model, tokens, lambda p, point=point: deltas[:, :, p] if p == point else None, logits=True)
+        yield _apart(edit.logits, clean)
 
 
 def _apart(found: Tensor, expected: Tensor) -> float:
