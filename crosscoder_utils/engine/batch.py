@@ -32,6 +32,12 @@ class Request:
     bounds: tuple[int, float]
 
 
+def within_bounds(requests: Sequence[Request], position: Int[Tensor, "row pos"]) -> Bool[Tensor, "row pos"]:
+    """Where rows may be edited; `position` counts each row's tokens without BOS."""
+    first, stop = (torch.tensor(b, device=position.device)[:, None] for b in zip(*(r.bounds for r in requests), strict=True))
+    return (position >= first) & (position < stop)
+
+
 @dataclass(frozen=True)
 class Limits:
     """How far rows are written and recorded, and how much is computed at once.
@@ -115,8 +121,7 @@ class Batch:
         prompts = padded([r.ids for r in requests], setup.tokenizer, setup.preset.prepend_bos, setup.device, side="left")
         tokens = torch.nn.functional.pad(prompts.tokens, (0, new_tokens + 1))
         position = torch.arange(tokens.shape[1], device=setup.device) - prompts.content_start[:, None]
-        first, stop = (torch.tensor(b, device=setup.device)[:, None] for b in zip(*(r.bounds for r in requests), strict=True))
-        editable = (position >= first) & (position < stop) & (position >= 0)
+        editable = within_bounds(requests, position) & (position >= 0)
         number, end = torch.tensor(numbers, device=setup.device), torch.zeros_like(prompts.start)
         targets = Targets.of([r.intervention for r in requests], setup.crosscoder, statistics)
         own = prompts.start, prompts.content_start

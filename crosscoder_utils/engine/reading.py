@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crosscoder_utils.engine.batch import Limits, Request
+from crosscoder_utils.engine.batch import Limits, Request, within_bounds
 from crosscoder_utils.engine.decoding import Decoding, family
 from crosscoder_utils.engine.editing import AlongDirections
 from crosscoder_utils.engine.memory_budget import plan_readings, plan_searches
@@ -153,8 +153,7 @@ def _along_directions(
     targets: Targets, pre: Float[Tensor, "row pos target"], batch: TokenBatch, requests: Sequence[Request]
 ) -> Float[Tensor, "row pos point d_model"]:
     position = torch.arange(pre.shape[1], device=pre.device) - batch.content_start[:, None]
-    first, stop = (torch.tensor(b, device=pre.device)[:, None] for b in zip(*(r.bounds for r in requests), strict=True))
-    editable = batch.content & (position >= first) & (position < stop)
+    editable = batch.content & within_bounds(requests, position)
     return targets.deltas(torch.where(editable[..., None], targets.coefficients(pre), 0.0))
 
 
