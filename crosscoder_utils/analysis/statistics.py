@@ -4,6 +4,7 @@ All settings of a sweep see the same prompts, so settings are compared prompt by
 would overstate the uncertainty of their difference.
 """
 
+import math
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any, NamedTuple
@@ -21,7 +22,12 @@ NEEDED = ["setting", "n_tokens", "cross_entropy", "is_story", "says_phrase"]
 _NUMBERS = [*NEEDED[1:], "strength", "relative_edit_norm", "failed"]
 
 
-def best_settings(table: pd.DataFrame, by: Sequence[str] = ("role", "method"), tolerance: float | None = None) -> pd.DataFrame:
+def best_settings(
+    table: pd.DataFrame,
+    by: Sequence[str] = ("role", "method"),
+    tolerance: float | None = None,
+    stories: str = "is_story",
+) -> pd.DataFrame:
     """The best setting of each group of a sweep; every table, figure and notebook chooses by this rule.
 
     The best setting has the lowest mean cross-entropy. With a `tolerance` it is the *gentlest* good one: of the settings whose
@@ -33,6 +39,7 @@ def best_settings(table: pd.DataFrame, by: Sequence[str] = ("role", "method"), t
         table: From `sweep`, with the columns of `by`; rows without a method or a hook point need not have such a column.
         by: Columns that define the groups.
         tolerance: As a share of the prompts, such as 0.05.
+        stories: Column that says whether a completion counts as a story.
 
     Returns:
         One row per group, in the order of the table: the columns of `by`; `setting`, `label` and `strength`; `mean` and
@@ -41,14 +48,15 @@ def best_settings(table: pd.DataFrame, by: Sequence[str] = ("role", "method"), t
     """
     by = [by] if isinstance(by, str) else several("by", by, "columns")
     tolerance = None if tolerance is None else finite_number("tolerance", tolerance, 0)
+    needed = [stories if name == "is_story" else name for name in NEEDED]
     # A sweep in memory lacks columns that are empty in all of its rows.
     filled = [name for name in by if name in ("method", "point")] + ["label", "strength", "relative_edit_norm", "failed"]
-    rows = checked_table("table", table, [name for name in by if name not in filled] + NEEDED, filled, _NUMBERS)
+    rows = checked_table("table", table, [name for name in by if name not in filled] + needed, filled, [*_NUMBERS, stories])
     keys = list(dict.fromkeys([*by, "setting", "label", "strength"]))
     columns = {
         "mean": ("cross_entropy", "mean"),
         "standard_error": ("cross_entropy", "sem"),
-        "stories": ("is_story", "mean"),
+        "stories": (stories, "mean"),
         "says_phrase": ("says_phrase", "mean"),
         "relative_edit_norm": ("relative_edit_norm", "mean"),
         "empty": ("n_tokens", lambda n: (n == 0).mean()),
@@ -65,6 +73,15 @@ def best_settings(table: pd.DataFrame, by: Sequence[str] = ("role", "method"), t
         good = settings[settings["stories"] >= most - tolerance - 1e-9]
         ranked = good.sort_values("relative_edit_norm", kind="stable")
     return ranked.groupby(list(by), dropna=False, sort=False).head(1).sort_index().reset_index(drop=True)
+
+
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share, by Wilson's score (1927): it is never empty, not even for none or all of `n`."""
+    z = 1.959964  # the normal distribution's 97.5th percentile
+    n = whole_number("n", n, 1)
+    share = whole_number("successes", successes, 0, n) / n
+    centre, spread = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return max(0.0, (centre - spread) / (1 + z**2 / n)), min(1.0, (centre + spread) / (1 + z**2 / n))
 
 
 class Difference(NamedTuple):
