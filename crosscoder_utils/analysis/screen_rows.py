@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from crosscoder_utils.analysis.metrics import score
+from crosscoder_utils.analysis.metrics import SCORES, score
 from crosscoder_utils.analysis.store import RowFiles, assets_of, row_id, storable
+from crosscoder_utils.analysis.story_measures import text_measures
 from crosscoder_utils.analysis.sweeps import Options, Row, Task, Workers, missing_tasks
 from crosscoder_utils.engine import Request, Sampler
 from crosscoder_utils.engine.reading import kl_divergence
@@ -91,14 +92,15 @@ def known_scores(setup: Setup, generations: Sequence[Generation]) -> pd.DataFram
     keys = [(g.prompt, tuple(g.token_ids)) for g in generations]
     first = {key: g for key, g in reversed(list(zip(keys, generations, strict=True)))}
     place = {key: row for row, key in enumerate(first)}
-    scores = pd.DataFrame(index=range(len(first)))
+    different = list(first.values())
     if setup.base_model is not setup.model:
-        scores = score(setup, list(first.values()))
+        scores = score(setup, different)
+    else:
+        scores = pd.DataFrame([text_measures(g.prompt, g.completion) for g in different]).mask([g.failed for g in different])
+        scores["says_phrase"] = [setup.preset.phrase is not None and setup.preset.phrase in g.completion for g in different]
     if setup.preset.phrase is None:
-        scores = scores.drop(columns=["says_phrase", "is_story"], errors="ignore")
-    elif setup.base_model is setup.model:
-        scores["says_phrase"] = [setup.preset.phrase in g.completion for g in first.values()]
-    scores = scores.reindex(columns=["cross_entropy", "completion_cross_entropy", "says_phrase", "is_story"])
+        scores = scores.drop(columns=["says_phrase", "is_story", "is_fluent_story"], errors="ignore")
+    scores = scores.reindex(columns=SCORES)
     return scores.iloc[[place[key] for key in keys]].reset_index(drop=True)
 
 

@@ -27,19 +27,20 @@ from crosscoder_utils.loading import Setup
 from crosscoder_utils.methods import METHODS
 from crosscoder_utils.methods.statistics import given_statistics
 
-ROWS_VERSION = 3
+ROWS_VERSION = 4
 """Part of every row's id. Increment it when a code change alters results; stored rows are then recomputed."""
 
 _TEXTS = ["row_id", "prompt_id", "prompt", "completion", "intervention", "tokens", "method", "label", "record", "settings"]
 _TEXTS += ["preset", "assets", "device", "versions"]
-_FLAGS = ["says_phrase", "is_story", "failed", "reached"]
+_FLAGS = ["says_phrase", "is_story", "is_fluent_story", "begins_like_story", "failed", "reached"]
 _COUNTS = ["n_tokens", "max_new_tokens", "seed"]
 _OWN = {"crosscoder_utils": "parameter of a user's own method"}  # marks a column
 _BUILT_IN = [method for method in METHODS.values() if method.__module__.startswith("crosscoder_utils.")]
 _PARAMETERS = sorted({field.name for method in _BUILT_IN for field in fields(method)})
 _WORDS = ["along", "to"]  # parameters that are words, or words and numbers: columns of texts
 _MEASURES = ["activation_before", "activation_after", "overshoot", "others_change", "others_change_relative"]
-_MEASURES += ["relative_edit_norm", "cross_entropy", "completion_cross_entropy", "kl"]
+_MEASURES += ["relative_edit_norm", "cross_entropy", "completion_cross_entropy", "opening_cross_entropy", "kl"]
+_MEASURES += ["names_everyone", "uses_words", "repeats"]
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in [*_TEXTS, *_WORDS]]
     + [(name, pa.bool_()) for name in _FLAGS]
