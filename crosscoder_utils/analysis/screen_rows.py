@@ -96,7 +96,7 @@ def known_scores(setup: Setup, generations: Sequence[Generation]) -> pd.DataFram
     if setup.base_model is not setup.model:
         scores = score(setup, different)
     else:
-        scores = pd.DataFrame([text_measures(g.prompt, g.completion) for g in different]).mask([g.failed for g in different])
+        scores = pd.DataFrame([{} if g.failed else text_measures(g.prompt, g.completion) for g in different])
         scores["says_phrase"] = [setup.preset.phrase is not None and setup.preset.phrase in g.completion for g in different]
     if setup.preset.phrase is None:
         scores = scores.drop(columns=["says_phrase", "is_story", "is_fluent_story"], errors="ignore")

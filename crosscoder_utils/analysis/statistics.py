@@ -23,6 +23,11 @@ RATES = {"stories": "is_story", "fluent_stories": "is_fluent_story"}
 """Shares of stories, and the columns of a sweep that they are means of; see `score`."""
 
 
+def rates_in(table: pd.DataFrame) -> dict[str, str]:
+    """Those of `RATES` that a table has; rows that were stored by earlier versions do not know all of them."""
+    return {share: column for share, column in RATES.items() if column in table and table[column].notna().all()}
+
+
 def best_settings(
     table: pd.DataFrame, by: Sequence[str] = ("role", "method"), tolerance: float | None = None, rate: str = "stories"
 ) -> pd.DataFrame:
@@ -30,9 +35,8 @@ def best_settings(
 
     The best setting has the lowest mean cross-entropy. With a `tolerance` it is the *gentlest* good one: of the settings whose
     share of stories (`rate`) is within `tolerance` of the group's highest share, the one with the smallest mean relative edit
-    norm.
-    Settings under which more than half of the completions are empty are left out, because the score of an empty completion
-    covers only the prompt; and so are settings with a row that failed, because the others say nothing about it.
+    norm. Settings under which more than half of the completions are empty are left out, because the score of an empty
+    completion covers only the prompt; and so are settings with a row that failed, because the others say nothing about it.
 
     Args:
         table: From `sweep`, with the columns of `by`; rows without a method or a hook point need not have such a column.
@@ -43,8 +47,8 @@ def best_settings(
     Returns:
         One row per group, in the order of the table: the columns of `by`; `setting`, `label` and `strength`; `mean` and
         `standard_error` of the cross-entropy over prompts; `stories`, `fluent_stories` (where the table has
-        `is_fluent_story`) and `says_phrase`, shares of completions; and
-        `relative_edit_norm`, the mean over prompts (NaN if the sweep did not record it).
+        `is_fluent_story`) and `says_phrase`, shares of completions; and `relative_edit_norm`, the mean over prompts
+        (NaN if the sweep did not record it).
     """
     by = [by] if isinstance(by, str) else several("by", by, "columns")
     tolerance = None if tolerance is None else finite_number("tolerance", tolerance, 0)
@@ -57,7 +61,7 @@ def best_settings(
     columns = {
         "mean": ("cross_entropy", "mean"),
         "standard_error": ("cross_entropy", "sem"),
-        **{share: (column, "mean") for share, column in RATES.items() if column in rows.columns},
+        **{share: (column, "mean") for share, column in ({rate: RATES[rate]} | rates_in(rows)).items()},
         "says_phrase": ("says_phrase", "mean"),
         "relative_edit_norm": ("relative_edit_norm", "mean"),
         "empty": ("n_tokens", lambda n: (n == 0).mean()),

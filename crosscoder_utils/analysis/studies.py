@@ -14,7 +14,7 @@ from crosscoder_utils.analysis.argument_checks import checked_feature, checked_s
 from crosscoder_utils.analysis.controls import frequency_matched_feature, frequency_matched_features
 from crosscoder_utils.analysis.discovery import encode_texts
 from crosscoder_utils.analysis.metrics import score, token_losses
-from crosscoder_utils.analysis.statistics import NEEDED, RATES, best_settings
+from crosscoder_utils.analysis.statistics import NEEDED, best_settings, rates_in
 from crosscoder_utils.analysis.sweeps import Workers, ablation_grid, sweep
 from crosscoder_utils.generation import generate
 from crosscoder_utils.interventions import Ablate
@@ -223,7 +223,7 @@ def best_by_method(table: pd.DataFrame, tolerance: float | None = None, rate: st
     own = _of_the_feature(table, ["split", "role", "method", *NEEDED])
     best = best_settings(own[own["split"] == "selection"], ["role", "method"], tolerance, rate)
     figures = {"held_out_mean": ("cross_entropy", "mean"), "held_out_error": ("cross_entropy", "sem")}
-    figures |= {f"held_out_{share}": (column, "mean") for share, column in RATES.items() if column in own.columns}
+    figures |= {f"held_out_{share}": (column, "mean") for share, column in rates_in(own).items()}
     held_out = own[own["split"] == "held out"].groupby("setting").agg(**figures)
     return best.join(held_out, on="setting")
 

@@ -10,6 +10,7 @@ from crosscoder_utils.analysis.statistics import (
     Difference,
     crossed_difference,
     paired_difference,
+    rates_in,
     sensitivity,
     stretch_around_best,
 )
@@ -113,7 +114,7 @@ def control_margins(draws: pd.DataFrame) -> pd.DataFrame:
     rows, numbers = [], ["is_story", "cross_entropy", "relative_edit_norm"]
     needed = ["role", "method", "ablated", "draw", "prompt_index", *numbers[:2]]
     draws = checked_table("draws", draws, needed, ["relative_edit_norm"], [*numbers, "is_fluent_story"])
-    rates = {column: share.replace("_", " ") for share, column in RATES.items() if column in draws}
+    rates = {column: share.replace("_", " ") for share, column in rates_in(draws).items()}
     for (role, method), own in draws.groupby(["role", "method"], sort=False):
         feature = own[own["ablated"] == "feature"].set_index("prompt_index")
         for ablated, control in own[own["ablated"] != "feature"].groupby("ablated", sort=False):
