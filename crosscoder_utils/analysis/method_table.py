@@ -87,7 +87,7 @@ def compare_methods(
         One row per role and kind of method: `role`, `feature`, `kind`, `label` (the setting), `settings` (JSON); `chosen_on`,
         the share of stories on the training prompts; `stories`, that on held-out prompts, with `low` and `high`, its 95 %
         interval; `says_phrase`; `relative_edit_norm`; `random_stories`, the mean share over random directions, with
-        `random_highest`; `kl`, `loss_change` and `unchanged`, as `side_effects` measures them.
+        `random_highest`; `mean_kl`, `loss_change` and `unchanged`, as `side_effects` measures them.
     """
     n_features = checked_setup(setup).crosscoder.n_features
     features = mapped("features", features, lambda _, one: checked_feature(one, n_features), "roles to features")
@@ -105,9 +105,9 @@ def compare_methods(
         for feature, one in zip(best["feature"], best["settings"], strict=True)
     ]
     confirmed = _confirmed(setup, ablations, n_held_out, n_random, options)
-    costs = side_effects(setup, ablations, n_ordinary, max_new_tokens=max_new_tokens, folder=folder)
+    costs = side_effects(setup, ablations, n_ordinary, **options)
     columns = ["role", "feature", "kind", "label", "settings", "chosen_on"]
-    return pd.concat([best[columns], confirmed, costs[["kl", "loss_change", "unchanged"]]], axis=1)
+    return pd.concat([best[columns], confirmed, costs[["mean_kl", "loss_change", "unchanged"]]], axis=1)
 
 
 def _chosen(setup: Setup, grid: list[tuple[str, str, Ablate]], n_train: int, options: dict) -> pd.DataFrame:
@@ -115,7 +115,7 @@ def _chosen(setup: Setup, grid: list[tuple[str, str, Ablate]], n_train: int, opt
     prompts = setup.prompts(n_train, deployment=True, split="train")
     table = sweep(setup, prompts, [one for _, _, one in grid], **options)
     table[["role", "kind"]] = [grid[setting][:2] for setting in table["setting"]]
-    best = best_settings(table, ["role", "kind"], TOLERANCE, STORY).rename(columns={"stories": "chosen_on"})
+    best = best_settings(table, ["role", "kind"], TOLERANCE, "fluent_stories").rename(columns={"fluent_stories": "chosen_on"})
     best["feature"] = [grid[setting][2].feature for setting in best["setting"]]
     first = table.drop_duplicates("setting").set_index("setting")
     return best.assign(settings=first["settings"].loc[best["setting"]].to_numpy())

@@ -26,7 +26,8 @@ ACTIONS: dict[str, type[Intervention]] = {"ablate": Ablate, "steer": Steer, "cla
 N_EXAMPLES = 40
 """Training examples of each condition on which a feature's usual activation is measured, unless texts are given."""
 KEEP = 100
-_EFFECTS = ["kl", "cross_entropy", "says_phrase", "is_story", "relative_edit_norm"]
+_RATES = {"says_phrase": "phrase_rate", "is_story": "story_rate", "is_fluent_story": "fluent_rate"}
+_EFFECTS = ["kl", "cross_entropy", *_RATES, "relative_edit_norm"]
 
 
 @own_settings
@@ -87,7 +88,7 @@ def screen(
           feature that was left out (no usual activation, or not among the `keep` best), effects are NaN
         - `kl`: KL(untouched || intervened) of the completion's first token
         - `cross_entropy` (per token, see `score`) and `cross_entropy_change` from the untouched completions
-        - `phrase_rate`, `story_rate`
+        - `phrase_rate`, `story_rate`, `fluent_rate`: shares of the completions; see `score`
         - `relative_edit_norm`: largest norm of the edit, relative to the residual stream's
         - `estimate`: estimated change of the scalar that `attribution.estimated_effects` describes
 
@@ -257,9 +258,9 @@ def _with_effects(
 
 def _ranked(setup: Setup, table: pd.DataFrame, action: str) -> pd.DataFrame:
     """The table as it is returned, strongest first; settings of which nothing is known are last."""
-    table = table.rename(columns={"says_phrase": "phrase_rate", "is_story": "story_rate"})
+    table = table.rename(columns=_RATES)
     names = ["feature", "strength", "value", "fires", "last_token", "ran", "kl", "cross_entropy", "cross_entropy_change"]
-    names += ["phrase_rate", "story_rate", "relative_edit_norm", "estimate"]
+    names += [*_RATES.values(), "relative_edit_norm", "estimate"]
     hidden = {"strength", "value"} if action == "ablate" else set()
     table = table[[name for name in names if name in table and name not in hidden]]
     preset, has_base = setup.preset, setup.base_model is not setup.model

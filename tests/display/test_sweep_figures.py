@@ -55,6 +55,19 @@ def test_overshoot_scatter_has_a_dot_per_setting_and_crosses_for_controls():
     assert own.marker.symbol == "circle" != control.marker.symbol and own.marker.color == control.marker.color
 
 
+def test_shares_of_fluent_stories_are_drawn_if_asked_for():
+    table = swept().assign(ablated="feature", is_fluent_story=swept()["point"] > 0)
+    figure = overshoot_scatter(table, "fluent_stories")
+    assert list(figure.data[0].y) == [0.0, 0.0, 1.0, 1.0] * 2 and figure.layout.yaxis.title.text == "share of fluent stories"
+    with pytest.raises(ValueError, match="rate='is_story' is unknown; use 'stories', 'fluent_stories'"):
+        overshoot_scatter(table, "is_story")
+    with pytest.raises(ValueError, match="lacks the columns 'is_fluent_story'"):
+        overshoot_scatter(table.drop(columns="is_fluent_story"), "fluent_stories")
+    drawn = comparison_dots(table.assign(draw=0), {}).data[0]
+    assert "stories %{customdata[1]:.0%}, fluent stories %{customdata[2]:.0%}" in drawn.hovertemplate
+    assert drawn.customdata[0].tolist()[1:] == [0.5, 0.5]
+
+
 def test_size_curves_have_the_band_of_the_draws():
     rows = [
         {
