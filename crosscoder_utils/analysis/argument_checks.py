@@ -26,9 +26,9 @@ def checked_feature(feature: Any, n_features: int) -> int:
     return number
 
 
-def readable(setup: Setup, texts: list[str]) -> list[str]:
-    """The texts of a dataset that are no longer than the context."""
-    most = setup.preset.context - setup.preset.prepend_bos
+def readable(setup: Setup, texts: list[str], room_for: int = 0) -> list[str]:
+    """The texts of a dataset that are no longer than the context, with `room_for` tokens more."""
+    most = setup.preset.context - setup.preset.prepend_bos - room_for
     return [text for text in texts if len(token_ids(setup.tokenizer, text)) <= most]
 
 

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Int
 
-from crosscoder_utils.analysis.argument_checks import checked_feature
+from crosscoder_utils.analysis.argument_checks import checked_feature, readable
+from crosscoder_utils.analysis.encoded_texts import encode_texts
 from crosscoder_utils.io.validation import whole_number, whole_numbers
+from crosscoder_utils.loading import Setup
 
 N_NEAREST = 20
 """How many of the nearest features a random control is drawn from."""
@@ -59,3 +62,16 @@ def frequency_matched_features(
         )
     distance = np.abs(np.log(counts[candidates]) - np.log(counts[feature]))
     return candidates[np.argsort(distance, kind="stable")]
+
+
+def firing_tokens(setup: Setup, n: int) -> list[Bool[np.ndarray, "_ feature"]]:
+    """Which features fire on which tokens of `n` training prompts with the tag, and of the same prompts with the phrase."""
+    kinds = [setup.prompts(n, deployment=True, split="train"), setup.examples(n, deployment=True, split="train")]
+    encoded = [encode_texts(setup, readable(setup, own)) for own in kinds]
+    return [torch.cat([text.activations > 0 for text in own]).numpy() for own in encoded]
+
+
+def relevant_tokens(fires: Sequence[Bool[np.ndarray, "_ feature"]], feature: int) -> Bool[np.ndarray, "_ feature"]:
+    """The tokens of the prompts; if `feature` fires on the phrase only, those of the prompts with the phrase."""
+    prompts, with_phrase = fires
+    return prompts if prompts[:, feature].any() else with_phrase

