@@ -20,6 +20,7 @@ from crosscoder_utils.analysis.discovery import (
 from crosscoder_utils.analysis.feature_cards import FeatureCard, co_firing, direct_effect, feature_card
 from crosscoder_utils.analysis.feature_table import feature_table
 from crosscoder_utils.analysis.mediators import last_token_statistics, mediators
+from crosscoder_utils.analysis.method_table import compare_methods, every_method
 from crosscoder_utils.analysis.metrics import (
     SCORES,
     STORY_LIMIT,
@@ -42,6 +43,7 @@ from crosscoder_utils.analysis.statistics import (
     crossed_difference,
     paired_difference,
     sensitivity,
+    wilson_interval,
 )
 from crosscoder_utils.analysis.steering_screen import steering_screen
 from crosscoder_utils.analysis.stored_settings import intervention_from
@@ -88,6 +90,7 @@ __all__ = [
     "ce_loss_added",
     "check_parameters",
     "co_firing",
+    "compare_methods",
     "conditions",
     "confirm",
     "control_draws",
@@ -95,6 +98,7 @@ __all__ = [
     "crossed_difference",
     "direct_effect",
     "encode_texts",
+    "every_method",
     "feature_card",
     "feature_table",
     "find_features",
@@ -130,5 +134,6 @@ __all__ = [
     "top_texts",
     "top_tokens",
     "whole_curves",
+    "wilson_interval",
     "words_asked_for",
 ]

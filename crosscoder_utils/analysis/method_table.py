@@ -9,7 +9,7 @@ import pandas as pd
 
 from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup
 from crosscoder_utils.analysis.side_effects import side_effects
-from crosscoder_utils.analysis.statistics import best_settings, wilson_interval
+from crosscoder_utils.analysis.statistics import TOLERANCE, best_settings, wilson_interval
 from crosscoder_utils.analysis.sweeps import Workers, sweep
 from crosscoder_utils.interventions import Ablate
 from crosscoder_utils.io.files import check_writable
@@ -28,8 +28,6 @@ from crosscoder_utils.methods import (
 
 STORY = "is_fluent_story"
 """The column that says whether a completion counts as a story here."""
-TOLERANCE = 0.05
-"""Of the settings whose share of stories is so near the highest, the one with the smallest edit is chosen."""
 _GOALS = ("zero", "off")
 
 
@@ -95,6 +93,12 @@ def compare_methods(
     n_train, n_held_out, n_random, n_ordinary = (whole_number(name, one, 1) for name, one in numbers.items())
     folder, progress = check_writable(folder), flag("progress", progress)
     methods = every_method(setup.n_points) if methods is None else methods
+    for name, given, what in (("features", features, "roles"), ("methods", methods, "kinds")):
+        if not given:
+            raise ValueError(f"{name} holds 0 {what}, which leaves nothing to compare; give at least one")
+    for kind, own in methods.items():
+        if not own:
+            raise ValueError(f"methods has no settings for {kind!r}; give at least one, or leave it out")
     grid = [
         (role, kind, Ablate(feature, one)) for role, feature in features.items() for kind, own in methods.items() for one in own
     ]

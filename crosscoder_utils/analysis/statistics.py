@@ -19,6 +19,8 @@ from crosscoder_utils.io.validation import chosen, finite_number, plain, several
 
 NEEDED = ["setting", "n_tokens", "cross_entropy", "is_story", "says_phrase"]
 """Columns of a sweep that `best_settings` compares settings by."""
+TOLERANCE = 0.05
+"""Settings whose share of stories is so near the highest count as equally good; then the smallest edit decides."""
 _NUMBERS = [*NEEDED[1:], "is_fluent_story", "strength", "relative_edit_norm", "failed"]
 RATES = {"stories": "is_story", "fluent_stories": "is_fluent_story"}
 """Shares of stories, and the columns of a sweep that they are means of; see `score`."""
