@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from crosscoder_utils.prompts import split_at_marker
 N_TEXTS = 40
 _EDITS = ["edited_share", "relative_edit_norm"]
 _MEANS = ["mean_kl", "loss_change", *_EDITS, "unchanged", "unchanged_tokens"]
+Named = list[tuple[str, Intervention | None]]
+"""Settings as text, and what they name."""
 _ENDED = -1
 """Stands for the end-of-text token, which is not among a completion's ids."""
 
@@ -142,12 +145,17 @@ def share_before_change(untouched: Sequence[int], intervened: Sequence[int], max
     return same / len(a)
 
 
-def pareto_front(costs: Sequence[float], gains: Sequence[float]) -> list[int]:
+def pareto_front(costs: Iterable[Real], gains: Iterable[Real]) -> list[int]:
     """Positions of the pairs for which no other has at most the cost and a higher gain, or a lower cost and at least the gain.
 
     They are sorted by cost. Of equal pairs the first counts, and pairs with a NaN do not.
+
+    Raises:
+        ValueError: If there are not as many costs as gains.
     """
-    costs, gains = np.asarray(costs, float), np.asarray(gains, float)
+    costs, gains = (np.array(list(values), float) for values in (costs, gains))
+    if len(costs) != len(gains):
+        raise ValueError(f"{len(costs)} costs and {len(gains)} gains are no pairs; give one of each")
     front, best = [], -math.inf
     for i in np.lexsort((-gains, costs)):  # by cost; among equal costs, the highest gain first
         if not math.isnan(costs[i]) and gains[i] > best:
@@ -156,7 +164,7 @@ def pareto_front(costs: Sequence[float], gains: Sequence[float]) -> list[int]:
     return front
 
 
-def _named(interventions: pd.DataFrame | Iterable[Intervention | None] | Intervention | None) -> list[tuple[str, Intervention]]:
+def _named(interventions: pd.DataFrame | Iterable[Intervention | None] | Intervention | None) -> Named:
     """Interventions with their settings as text, in the order given.
 
     Raises:

@@ -6,7 +6,14 @@ from crosscoder_utils.display.feature_card_views import card_bars, card_figure, 
 from crosscoder_utils.display.figures import COLOURS, TEMPLATE, bars_by_point, condition_scatter, show
 from crosscoder_utils.display.html import side_by_side, texts_table, token_strip, token_strips
 from crosscoder_utils.display.playground import Playground
-from crosscoder_utils.display.sweep_figures import comparison_dots, heat_maps, overshoot_scatter, size_curves, sweep_curves
+from crosscoder_utils.display.sweep_figures import (
+    comparison_dots,
+    heat_maps,
+    overshoot_scatter,
+    side_effect_scatter,
+    size_curves,
+    sweep_curves,
+)
 
 __all__ = [
     "COLOURS",
@@ -25,6 +32,7 @@ __all__ = [
     "overshoot_scatter",
     "show",
     "side_by_side",
+    "side_effect_scatter",
     "size_curves",
     "sweep_curves",
     "texts_table",

@@ -98,11 +98,9 @@ def condition_scatter(statistics: pd.DataFrame, x: str, y: str, highlight: dict[
     unknown = [feature for feature in highlight.values() if feature not in statistics.index]
     if unknown:
         raise IndexError(f"feature {unknown[0]} has no row in statistics, whose index has {len(statistics)} features")
-    largest = max(float(statistics[[x, y]].to_numpy().max()), 1e-9)
-    top = int(np.ceil(np.log10(largest)))
-    floor = 10.0 ** (top - 5)
+    floor, axis = log_axis(float(statistics[[x, y]].to_numpy().max()))
     shown = statistics[[x, y]].clip(lower=floor)
-    ends = [floor, 10.0**top]
+    ends = [axis["tickvals"][0], axis["tickvals"][-1]]
     figure = go.Figure(layout={"template": TEMPLATE})
     figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": "#999999", "width": 1}, hoverinfo="skip", showlegend=False)
     hover = "feature %{customdata[0]}<br>x %{customdata[1]:.3g}<br>y %{customdata[2]:.3g}<extra></extra>"
@@ -117,11 +115,19 @@ def condition_scatter(statistics: pd.DataFrame, x: str, y: str, highlight: dict[
             x=shown.loc[chosen, x], y=shown.loc[chosen, y], mode="markers", name=literal(name), customdata=exact, marker=marker,
             hovertemplate=hover,
         )  # fmt: skip
-    ticks = [10.0**power for power in range(top - 5, top + 1)]
-    names = [f"≤ {floor:g}", *(f"{tick:g}" for tick in ticks[1:])]
-    # Some room beyond the ends, so that markers there are not cut off.
-    axis = {"type": "log", "tickvals": ticks, "ticktext": names, "range": [top - 5.2, top + 0.2]}
     return figure.update_layout(xaxis=axis | {"title": literal(x)}, yaxis=axis | {"title": literal(y)}, height=500)
+
+
+def log_axis(largest: float) -> tuple[float, dict]:
+    """The smallest value that a logarithmic axis up to `largest` shows, and the axis, on whose first label "≤" stands for less.
+
+    Values below it, such as 0, are to be drawn at it.
+    """
+    top = int(np.ceil(np.log10(max(largest, 1e-9))))
+    ticks = [10.0**power for power in range(top - 5, top + 1)]
+    names = [f"≤ {ticks[0]:g}", *(f"{tick:g}" for tick in ticks[1:])]
+    # Some room beyond the ends, so that markers there are not cut off.
+    return ticks[0], {"type": "log", "tickvals": ticks, "ticktext": names, "range": [top - 5.2, top + 0.2]}
 
 
 def literal(text: object) -> str:

@@ -1,5 +1,6 @@
 """Figures of sweeps and of the experiments built on them."""
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 
@@ -8,8 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from crosscoder_utils.analysis.metrics import summarize
+from crosscoder_utils.analysis.side_effects import pareto_front
 from crosscoder_utils.analysis.statistics import RATES, rates_in
-from crosscoder_utils.display.figures import COLOURS, TEMPLATE, literal
+from crosscoder_utils.display.figures import COLOURS, TEMPLATE, literal, log_axis
 from crosscoder_utils.display.html import escaped
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.validation import chosen, finite_number, mapped, one_text
@@ -18,6 +20,7 @@ from crosscoder_utils.io.validation import chosen, finite_number, mapped, one_te
 _CELL_COLOURS = ["#fde725", "#a0da39", "#4ac16d", "#1fa187", "#2b8591"]
 _NUMBERS = ["prompt_index", "point", "strength", "cross_entropy", "overshoot", "relative_edit_norm", "failed"]
 _NUMBERS += list(RATES.values())
+_SYMBOLS = {"feature": "circle", "random direction": "x-thin-open"}  # of what is ablated
 _DASHES = ["dot", "dash", "dashdot", "longdash"]  # of reference lines
 
 
@@ -188,6 +191,54 @@ def size_curves(draws: pd.DataFrame, rate: str = "stories") -> go.Figure:
                 hovertemplate=f"{literal(name)}<br>relative edit norm %{{x:.2g}}<br>stories %{{y:.0%}}<extra></extra>",
             )  # fmt: skip
     axis = {"type": "log", "title": "relative edit norm (largest edit / norm of the residual stream)", "dtick": 1}
+    return figure.update_layout(xaxis=axis, yaxis={"title": title, "tickformat": ".0%"}, height=480)
+
+
+def side_effect_scatter(table: pd.DataFrame, effects: pd.DataFrame, rate: str = "fluent_stories") -> go.Figure:
+    """Effect against side effect: share of stories on deployment prompts, and KL on ordinary texts; one marker per setting.
+
+    The line is the *Pareto front*: what share of stories can be had at most for a side effect, among the settings of the
+    feature. Controls are crosses in their method's colour. A KL below a 100,000th of the largest one, including 0, is drawn
+    at the lower end of the axis, whose label says so. Settings with a row that failed are left out.
+
+    Args:
+        table: From `sweep`, `ablation_experiment` or `control_draws`; without a column `ablated`, all is the feature.
+        effects: From `side_effects`, of (at least) the table's settings.
+        rate: "stories" or "fluent_stories"; see `score`.
+    """
+    value, title = _rate(rate)
+    table = _finished(table, ["settings", value], ["ablated", "method", "label"])
+    effects = checked_table("effects", effects, ["settings", "mean_kl"], numbers=["mean_kl"])
+    costs = effects.drop_duplicates("settings").set_index("settings")["mean_kl"]
+    without = table.loc[~table["settings"].isin(costs.index), "settings"].unique()
+    if len(without):
+        n_settings = table["settings"].nunique()
+        raise ValueError(f"effects lack {len(without)} of the table's {n_settings} settings; give side_effects(setup, table)")
+    if unknown := table[value].isna().sum():  # rows of an earlier version
+        raise ValueError(f"{unknown} rows of the table have no value in {value!r}; sweep again, and they are computed")
+    table = table.fillna({"ablated": "feature", "method": "untouched", "label": "untouched"})
+    dots = table.groupby(["ablated", "method", "label", "settings"], sort=False)[value].mean().astype(float).reset_index()
+    dots = checked_table(
+        "the settings with a KL", dots.assign(kl=costs.reindex(dots["settings"]).to_numpy()).dropna(subset="kl")
+    )
+    floor, axis = log_axis(float(dots["kl"].max()))
+    dots["shown"] = dots["kl"].clip(lower=floor)
+    figure, own = go.Figure(layout={"template": TEMPLATE}), dots[dots["ablated"] == "feature"]
+    front = own.iloc[pareto_front(own["shown"], own[value])]
+    figure.add_scatter(
+        x=front["shown"], y=front[value], mode="lines", name="Pareto front", hoverinfo="skip", legendrank=1001,
+        line={"color": "#808080", "shape": "hv"},
+    )  # fmt: skip
+    colours = dict(zip(dots["method"].unique(), itertools.cycle(COLOURS)))
+    for (ablated, method), rows in dots.groupby(["ablated", "method"], sort=False):
+        is_own = ablated == "feature"
+        figure.add_scatter(
+            x=rows["shown"], y=rows[value], mode="markers", name=literal(method if is_own else f"{method}, {ablated}"),
+            customdata=list(zip(rows["kl"], rows["label"].map(escaped))),
+            marker={"size": 9, "opacity": 0.8, "color": colours[method], "symbol": _SYMBOLS.get(ablated, "cross-thin-open")},
+            hovertemplate="%{customdata[1]}<br>KL %{customdata[0]:.2g} nats per token<br>stories %{y:.0%}<extra></extra>",
+        )  # fmt: skip
+    axis |= {"title": "side effect: KL on ordinary texts (nats per token)"}
     return figure.update_layout(xaxis=axis, yaxis={"title": title, "tickformat": ".0%"}, height=480)
 
 
