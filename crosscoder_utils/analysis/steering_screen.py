@@ -106,7 +106,7 @@ def steering_screen(
 
     tables = [_NOTHING]
     for method in methods:
-        estimate = {"estimate": "first", "keep": keep} if keep else {}
+        estimate = {} if keep is None else {"estimate": "first", "keep": keep}
         screened = screen(setup, prompts[:N_SCREENED], method, ACTION[goal], features, strengths, tokens, SCREENED_TOKENS,
                           progress=progress, output_dir=folder, ray=workers, **estimate)  # fmt: skip
         best = _best_features(screened, goal, n_best)
