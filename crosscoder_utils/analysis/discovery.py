@@ -15,7 +15,7 @@ from jaxtyping import Bool
 
 from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup, readable
 from crosscoder_utils.analysis.encoded_texts import EncodedText, encode_texts, some_encoded, whole_characters, with_feature
-from crosscoder_utils.analysis.mediators import N_PROMPTS, mediators
+from crosscoder_utils.analysis.mediation import N_PROMPTS, mediators
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.error_messages import shown
 from crosscoder_utils.io.files import check_writable_file, read_json, user_path, write_json

