@@ -20,7 +20,6 @@ from crosscoder_utils.analysis.discovery import (
 from crosscoder_utils.analysis.feature_cards import FeatureCard, co_firing, direct_effect, feature_card
 from crosscoder_utils.analysis.feature_table import feature_table
 from crosscoder_utils.analysis.mediation import last_token_statistics, mediators
-from crosscoder_utils.analysis.mediators import last_token_statistics, mediators
 from crosscoder_utils.analysis.method_table import compare_methods, every_method
 from crosscoder_utils.analysis.metrics import (
     SCORES,
