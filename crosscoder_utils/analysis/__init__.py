@@ -17,6 +17,12 @@ from crosscoder_utils.analysis.discovery import (
     top_texts,
     top_tokens,
 )
+from crosscoder_utils.analysis.encoder_decoder import (
+    agreement,
+    along_encoder,
+    encoder_decoder_cosines,
+    encoder_decoder_effects,
+)
 from crosscoder_utils.analysis.feature_cards import FeatureCard, co_firing, direct_effect, feature_card
 from crosscoder_utils.analysis.feature_table import feature_table
 from crosscoder_utils.analysis.mediators import last_token_statistics, mediators
@@ -81,6 +87,8 @@ __all__ = [
     "ablation_experiment",
     "ablation_grid",
     "activation_statistics",
+    "agreement",
+    "along_encoder",
     "best_by_method",
     "best_in_words",
     "best_of_roles",
@@ -95,6 +103,8 @@ __all__ = [
     "crossed_difference",
     "direct_effect",
     "encode_texts",
+    "encoder_decoder_cosines",
+    "encoder_decoder_effects",
     "feature_card",
     "feature_table",
     "find_features",
