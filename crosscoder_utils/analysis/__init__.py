@@ -1,5 +1,6 @@
 """Find features, sweep interventions over them, and say what came of it. Ray is imported only when workers run."""
 
+from crosscoder_utils.analysis.absorption import find_holes, hole_effects
 from crosscoder_utils.analysis.confirmation import confirm
 from crosscoder_utils.analysis.controls import frequency_matched_feature, frequency_matched_features
 from crosscoder_utils.analysis.discovery import (
@@ -108,8 +109,10 @@ __all__ = [
     "feature_card",
     "feature_table",
     "find_features",
+    "find_holes",
     "frequency_matched_feature",
     "frequency_matched_features",
+    "hole_effects",
     "intervention_from",
     "last_token_statistics",
     "mediators",
