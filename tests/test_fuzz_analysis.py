@@ -96,7 +96,7 @@ SCREENED = st.fixed_dictionaries(
 @fuzz(prompts=mostly(st.sampled_from([PROMPT, [PROMPT], [PROMPT, "a"]])), described=METHODS, options=SCREENED)
 def test_screens(setup, prompts, described, options):
     method = result_or_one_line(method_of, described)
-    table = result_or_one_line(screen, setup, prompts, method or ManyLayers(1.0), **{"progress": False} | options)
+    table = result_or_one_line(screen, setup, prompts, method, **{"progress": False} | options)
     assert table is None or isinstance(table, pd.DataFrame)
 
 

@@ -23,7 +23,8 @@ from crosscoder_utils.io.error_messages import shown
 from crosscoder_utils.io.torch_defaults import own_settings
 from crosscoder_utils.io.validation import Texts, chosen, finite_number, flag, instance, texts, whole_number, whole_numbers
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.methods import DecoderMethod, ManyLayers, SingleLayer
+from crosscoder_utils.methods import DecoderMethod, ManyLayers
+from crosscoder_utils.methods.base import random_like
 from crosscoder_utils.prompts import TokenScope
 
 _EFFECTS = ["kl", "cross_entropy_change", "phrase_rate", "story_rate", "relative_edit_norm"]
@@ -102,7 +103,7 @@ def encoder_decoder_effects(
             `ManyLayers(1.0)`.
         features: Features to try; None means all.
         norms: How an edit along the encoder is split over hook points; see `along_encoder`.
-        seed: Of the random directions, which are the same for all features but for their norms; None leaves them out.
+        seed: Of the random directions, which are others for each feature; None leaves them out.
         tokens: Where to ablate, as in an intervention.
         max_new_tokens: Length of completions.
         progress: Whether to show progress bars.
@@ -126,16 +127,17 @@ def encoder_decoder_effects(
     crosscoder, prompts = checked_setup(setup).crosscoder, texts("prompts", prompts)
     method = ManyLayers(1.0) if method is None else method
     seed = None if seed is None else whole_number("seed", seed)
-    _check_method(method, seed)
+    _check_method(method)
     along = along_encoder(crosscoder, norms)
-    runs = {"decoder": (setup, method), "encoder": (replace(setup, crosscoder=along), method)}
+    setups = {"decoder": setup, "encoder": replace(setup, crosscoder=along)}
     if seed is not None:
-        runs["random"] = (setup, replace(method, random=seed))
+        drawn = replace(crosscoder, W_dec=random_like(crosscoder.W_dec, seed))
+        setups["random"] = replace(setup, crosscoder=drawn)
     options = {"tokens": tokens, "max_new_tokens": max_new_tokens, "output_dir": output_dir, "ray": ray}
     options |= {"progress": flag("progress", progress)}
     table = pd.DataFrame()
-    for name, (own, along_it) in runs.items():
-        found = screen(own, prompts, along_it, features=features, **options)
+    for name, own in setups.items():
+        found = screen(own, prompts, method, features=features, **options)
         found = found[found["ran"]].set_index("feature")
         if not len(found):
             raise ValueError(f"none of {_number_of(features, crosscoder)} features fires on these prompts; give others")
@@ -179,14 +181,12 @@ def agreement(effects: pd.DataFrame, least: float = 1e-4) -> pd.Series:
     )
 
 
-def _check_method(method: DecoderMethod, seed: int | None) -> None:
+def _check_method(method: DecoderMethod) -> None:
     if not isinstance(method, DecoderMethod) or method.searches:
         raise ValueError(
             f"method={shown(method)} does not add fixed directions, so that norms would differ; use ManyLayers or SingleLayer "
             "with a scale that is a number"
         )
-    if seed is not None and not isinstance(method, (ManyLayers, SingleLayer)):
-        raise ValueError(f"{shown(method)} has no random directions; give seed=None")
     if getattr(method, "random", None) is not None:
         raise ValueError(f"random={method.random} of the method replaces the directions to compare; give seed= instead")
 
