@@ -54,7 +54,7 @@ def screened(setup: Setup, scale: float, work: Path) -> pd.DataFrame:
     table = screen(setup, prompts, ManyLayers(scale), estimate=True, progress=False)
     seconds = time.perf_counter() - begun
     ran = table[table["ran"]]
-    agrees = ran["estimate"].abs().corr(ran["kl"], method="spearman")
+    agrees = ran["estimate"].abs().rank().corr(ran["kl"].rank())
     figures = {"scale": scale, "seconds": seconds, "n_ran": len(ran), "spearman": agrees}
     for n in (20, 100):
         strongest = set(ran.nlargest(n, "kl")["feature"])
