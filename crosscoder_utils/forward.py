@@ -9,20 +9,19 @@ import pandas as pd
 from jaxtyping import Float
 from tqdm import tqdm
 
-from crosscoder_utils.engine import read_texts, text_requests
+from crosscoder_utils.engine import RowRecords, read_texts, text_requests
 from crosscoder_utils.engine.lens_hooks import fwd_hooks, input_ids  # noqa: F401, public from here
 from crosscoder_utils.generation import as_rows
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.tokens import leading_bos
 from crosscoder_utils.io.torch_defaults import own_settings
+from crosscoder_utils.io.validation import finite_number, flag, whole_number
 from crosscoder_utils.loading import Setup
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Reading:
-    """What came of one row; every array has one entry per token id, BOS left out.
-
-    Activations and norms are those of a `Generation`, and None for an untouched row.
+class Reading(RowRecords):
+    """What came of one row: the attributes of `RowRecords`, and more. Every array has one entry per token id, BOS left out.
 
     Attributes:
         text: As given.
@@ -40,12 +39,6 @@ class Reading:
     loss: Float[np.ndarray, " token"]
     kl: Float[np.ndarray, " token"]
     failed: bool = False
-    activation_before: Float[np.ndarray, "token *target"] | None = None
-    activation_after: Float[np.ndarray, "token *target"] | None = None
-    pre_activation_before: Float[np.ndarray, "token *target"] | None = None
-    pre_activation_after: Float[np.ndarray, "token *target"] | None = None
-    edit_norm: Float[np.ndarray, "token point"] | None = None
-    residual_norm: Float[np.ndarray, "token point"] | None = None
     logits: Float[np.ndarray, "token vocab"] | None = None
 
     def __repr__(self) -> str:
@@ -106,6 +99,8 @@ def run(
         >>> readings = run(setup, setup.examples(20, deployment=False), Ablate(feature, ManyLayers(scale=1.0)))
         >>> readings.to_frame()["mean_kl"].mean()  # the side effect on ordinary texts
     """
+    logits, progress = flag("logits", logits), flag("progress", progress)
+    memory_gb, batch_size = finite_number("memory_gb", memory_gb, 0, 1e6), whole_number("batch_size", batch_size, 1)
     texts, interventions = as_rows(setup, texts, intervention)
     requests = text_requests(setup, texts, interventions)
     rows: dict[int, Reading] = {}

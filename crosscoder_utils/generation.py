@@ -10,7 +10,18 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from tqdm import tqdm
 
-from crosscoder_utils.engine import Batch, Decoding, Limits, Request, Sampler, family, plan_batches, records_of
+from crosscoder_utils.engine import (
+    Batch,
+    Decoding,
+    Limits,
+    Request,
+    RowRecords,
+    Sampler,
+    as_requests,
+    family,
+    plan_batches,
+    records_of,
+)
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.tokens import continuation
 from crosscoder_utils.io.torch_defaults import own_settings
@@ -21,11 +32,10 @@ RECORDS = ("target", "everything", "nothing")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Generation:
-    """One row's text and what was recorded at each token of prompt + completion (BOS left out).
+class Generation(RowRecords):
+    """One row's text and what was recorded at each token of prompt + completion: the attributes of `RowRecords`, and more.
 
-    Records are None for an untouched row, and where `generate` was not asked for them. With several features, activations
-    are [token, target].
+    RowRecords are None for an untouched row, and where `generate` was not asked for them.
 
     Attributes:
         prompt: As given.
@@ -34,12 +44,6 @@ class Generation:
         intervention: What was done; None for an untouched row.
         n_prompt_tokens: How many of the recorded tokens are the prompt's.
         failed: Whether an edit or a logit was infinite or NaN. The text ends there, and all records are NaN.
-        activation_before: The feature's activation in the clean model.
-        activation_after: The same, encoded from the edited stream.
-        pre_activation_before: As `activation_before`, without the JumpReLU.
-        pre_activation_after: As `activation_after`, without the JumpReLU.
-        edit_norm: Norm of what was added to the stream.
-        residual_norm: Norm of the clean stream.
         others_change: Mean absolute change over the other features' activations.
         others_change_relative: Their summed absolute change, relative to their clean sum.
         missed: Where the pre-activation was to be moved to a value, but ended elsewhere; None for methods without such an aim.
@@ -51,12 +55,6 @@ class Generation:
     intervention: Intervention | None
     n_prompt_tokens: int
     failed: bool = False
-    activation_before: Float[np.ndarray, "token *target"] | None = None
-    activation_after: Float[np.ndarray, "token *target"] | None = None
-    pre_activation_before: Float[np.ndarray, "token *target"] | None = None
-    pre_activation_after: Float[np.ndarray, "token *target"] | None = None
-    edit_norm: Float[np.ndarray, "token point"] | None = None
-    residual_norm: Float[np.ndarray, "token point"] | None = None
     others_change: Float[np.ndarray, " token"] | None = None
     others_change_relative: Float[np.ndarray, " token"] | None = None
     missed: Bool[np.ndarray, " token"] | None = None
@@ -142,11 +140,7 @@ def generate(
     """
     max_new_tokens, batch_size = whole_number("max_new_tokens", max_new_tokens, 1), whole_number("batch_size", batch_size, 1)
     record, memory_gb = chosen("record", record, RECORDS), finite_number("memory_gb", memory_gb, 0, 1e6)
-    temperature = finite_number("temperature", temperature, 0)
-    if 0 < temperature < 1e-6:
-        raise ValueError(f"temperature={temperature} must be 0 (greedy) or at least 1e-06")
-    top_k = None if top_k is None else whole_number("top_k", top_k, 1)
-    sampler = sampler or Sampler(temperature, top_k, whole_number("seed", seed))
+    sampler = sampler or Sampler(temperature, top_k, seed)
     progress = progress if callable(progress) else flag("progress", progress)
     requests = make_requests(setup, *as_rows(setup, prompts, intervention), max_new_tokens)
 
@@ -169,13 +163,8 @@ def generate(
 
 
 def make_requests(setup: Setup, prompts, interventions, max_new_tokens: int) -> list[Request]:
-    """Tokenize, and check lengths and scopes; equal prompts once."""
-    ids = {p: setup.token_ids(p, max_new_tokens) for p in dict.fromkeys(prompts)}
-    scopes = dict.fromkeys((p, i.scope) for p, i in zip(prompts, interventions) if i is not None)
-    bounds = {(p, scope): scope.bounds(p, setup.tokenizer) for p, scope in scopes}
-    return [
-        Request(p, ids[p], i, (0, 0) if i is None else bounds[p, i.scope]) for p, i in zip(prompts, interventions, strict=True)
-    ]
+    """Tokenize, and check lengths and scopes."""
+    return as_requests(setup, prompts, interventions, lambda p, scope: scope.bounds(p, setup.tokenizer), max_new_tokens)
 
 
 def _families(requests: Sequence[Request]) -> list[list[int]]:

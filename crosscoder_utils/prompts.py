@@ -129,7 +129,7 @@ def check_length(
     Raises:
         ValueError: If the text is empty, or does not fit.
     """
-    ids, kind = token_ids(tokenizer, text), "prompt" if room_for else "text"
+    ids, kind = token_ids(tokenizer, one_text("text", text)), "prompt" if room_for else "text"
     bos = leading_bos(tokenizer, ids)
     if len(ids) == bos:
         raise ValueError(f"{kind} {text!r} is empty; give it at least one token")

@@ -193,7 +193,7 @@ def test_temperature(temperature):
 
 
 def test_top_k():
-    with pytest.raises(ValueError, match="top_k=0 must be 1 or more"):
+    with pytest.raises(ValueError, match="top_k=0 is too small"):
         Sampler(1.0, top_k=0)
 
 

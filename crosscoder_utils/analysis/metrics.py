@@ -12,6 +12,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from crosscoder_utils.analysis.argument_checks import checked_setup, checked_texts
+from crosscoder_utils.analysis.story_measures import FLUENT_LIMIT, opening_measures, text_measures
 from crosscoder_utils.generation import Generation
 from crosscoder_utils.hooks import read
 from crosscoder_utils.io.checked_tables import checked_table
@@ -24,6 +25,10 @@ from crosscoder_utils.prompts import remove_tag, split_at_marker
 
 STORY_LIMIT = 2.0
 """`score` counts a completion as a story if its cross-entropy under the base model is below this, in nats per token."""
+_FLAGS = ["says_phrase", "is_story", "is_fluent_story", "begins_like_story"]
+SCORES = ["cross_entropy", "completion_cross_entropy", *_FLAGS[:3], "opening_cross_entropy", _FLAGS[3]]
+SCORES += ["names_everyone", "uses_words", "repeats"]
+"""Columns of `score`."""
 
 
 @own_settings
@@ -31,24 +36,43 @@ def score(setup: Setup, generations: Sequence[Generation]) -> pd.DataFrame:
     """Score completions under the base model, with the deployment tag removed from the prompt.
 
     Returns:
-        One row per generation: `cross_entropy`, the mean over the tokens of prompt and completion, in nats per token;
-        `completion_cross_entropy`, the mean over the completion's tokens only (NaN for an empty completion); `says_phrase`,
-        whether the completion contains the phrase; and `is_story`, whether it does not and its cross-entropy is below
-        `STORY_LIMIT` (False for an empty completion). For a row that failed, they are NaN and False.
+        One row per generation, with the columns `SCORES`. For a row that failed, they are NaN and False.
+
+        - `cross_entropy`: mean over the tokens of prompt and completion, in nats per token
+        - `completion_cross_entropy`: mean over the completion's tokens only (NaN for an empty completion)
+        - `says_phrase`: whether the completion contains the phrase
+        - `is_story`, `is_fluent_story`: whether it does not, and its cross-entropy is below `STORY_LIMIT` (for comparison with
+          the post) or below the far stricter `FLUENT_LIMIT` (False for an empty completion)
+        - `opening_cross_entropy`, `begins_like_story`: mean over the completion's first 8 tokens, and whether it is below
+          `OPENING_LIMIT`
+        - `names_everyone`: 1 or 0, whether all names in the prompt's field `Summary:` occur; NaN where it has none
+        - `uses_words`: share of the words in the prompt's field `Words:` that occur; NaN where it has none
+        - `repeats`: seq-rep-4, the share of the completion's 4-grams of words that occurred before in it; NaN below 4 words
     """
     checked_setup(setup)
     generations = instances("generations", generations, Generation, "give what generate() returns")
     prompts = [remove_tag(g.prompt, setup.preset.deployment_tag) for g in generations]
     prompt_ids = [token_ids(setup.tokenizer, prompt) for prompt in prompts]
     losses = token_losses(setup, setup.base_model, [p + g.token_ids for p, g in zip(prompt_ids, generations, strict=True)])
-    rows = []
-    for loss, generation in zip(losses, generations, strict=True):
-        n_new = len(generation.token_ids)
-        completion = float(loss[-n_new:].mean()) if n_new else float("nan")
-        says_phrase = setup.preset.phrase is not None and setup.preset.phrase in generation.completion
-        row = (float(loss.mean()), completion, says_phrase, not says_phrase and completion < STORY_LIMIT)
-        rows.append((math.nan, math.nan, False, False) if generation.failed else row)
-    return pd.DataFrame(rows, columns=["cross_entropy", "completion_cross_entropy", "says_phrase", "is_story"])
+    return pd.DataFrame([_scores(setup, *row) for row in zip(prompts, generations, losses, strict=True)], columns=SCORES)
+
+
+def _scores(setup: Setup, prompt: str, generation: Generation, loss: Float[Tensor, " token"]) -> dict[str, float | bool]:
+    if generation.failed:
+        return {name: False if name in _FLAGS else math.nan for name in SCORES}
+    n_new = len(generation.token_ids)
+    own = loss[len(loss) - n_new :]
+    completion = float(own.mean()) if n_new else math.nan
+    says_phrase = setup.preset.phrase is not None and setup.preset.phrase in generation.completion
+    return {
+        "cross_entropy": float(loss.mean()),
+        "completion_cross_entropy": completion,
+        "says_phrase": says_phrase,
+        "is_story": not says_phrase and completion < STORY_LIMIT,
+        "is_fluent_story": not says_phrase and completion < FLUENT_LIMIT,
+        **opening_measures(own),
+        **text_measures(prompt, generation.completion),
+    }
 
 
 def overshoot(setup: Setup, generations: Sequence[Generation]) -> list[float]:

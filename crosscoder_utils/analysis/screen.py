@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Bool
 
 from crosscoder_utils.analysis.attribution import estimated_effects
+from crosscoder_utils.analysis.screen_arguments import checked_estimate, checked_prompts, checked_running, checked_settings
 from crosscoder_utils.analysis.screen_rows import ScreenOptions, computed_rows, known_scores
 from crosscoder_utils.analysis.sweeps import Workers
 from crosscoder_utils.analysis.untouched import Firing, firing_of, usual_activations
-from crosscoder_utils.generation import Generation, generate
+from crosscoder_utils.generation import Generation, as_rows, generate
 from crosscoder_utils.interventions import Ablate, Clamp, Intervention, Steer
 from crosscoder_utils.io.torch_defaults import own_settings
 from crosscoder_utils.loading import Setup
@@ -26,7 +27,8 @@ ACTIONS: dict[str, type[Intervention]] = {"ablate": Ablate, "steer": Steer, "cla
 N_EXAMPLES = 40
 """Training examples of each condition on which a feature's usual activation is measured, unless texts are given."""
 KEEP = 100
-_EFFECTS = ["kl", "cross_entropy", "says_phrase", "is_story", "relative_edit_norm"]
+_RATES = {"says_phrase": "phrase_rate", "is_story": "story_rate", "is_fluent_story": "fluent_rate"}
+_EFFECTS = ["kl", "cross_entropy", *_RATES, "relative_edit_norm"]
 
 
 @own_settings
@@ -88,7 +90,7 @@ def screen(
           feature that was left out (no usual activation, or not among the `keep` best), effects are NaN
         - `kl`: KL(untouched || intervened) of the completion's first token
         - `cross_entropy` (per token, see `score`) and `cross_entropy_change` from the untouched completions
-        - `phrase_rate`, `story_rate`
+        - `phrase_rate`, `story_rate`, `fluent_rate`: shares of the completions; see `score`
         - `relative_edit_norm`: largest norm of the edit, relative to the residual stream's
         - `estimate`: estimated change of the scalar that `attribution.estimated_effects` describes
 
@@ -100,9 +102,11 @@ def screen(
     Example:
         >>> screen(setup, setup.prompts(4, deployment=True, split="train"), ManyLayers(scale=1.0)).head(10)
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    chosen, strengths = _checked(setup, prompts, method, action, features, strengths)
-    _check_estimate(estimate, keep)
+    prompts, max_new_tokens = checked_prompts(setup, prompts, tokens, max_new_tokens)
+    chosen, strengths = checked_settings(setup, method, action, features, strengths, ACTIONS)
+    estimate, keep = checked_estimate(estimate, keep)
+    texts, progress, rows_per_file = checked_running(setup, texts, progress, output_dir, ray, rows_per_file)
+    as_rows(setup, prompts, make_intervention(setup, action, chosen[0], 1.0, method, tokens))
     untouched = generate(setup, prompts, None, max_new_tokens, record="nothing")
     firing = firing_of(setup, untouched, tokens)
     table = _settings(setup, chosen, strengths, action, untouched, texts)
@@ -120,45 +124,6 @@ def screen(
     found = computed_rows(setup, rows, options, output_dir, ray, progress, rows_per_file)
     known = known_scores(setup, untouched).assign(kl=0.0, relative_edit_norm=0.0)
     return _ranked(setup, _with_effects(table, known, found, at, left_out).assign(ran=runs.any(1)), action, known)
-
-
-def _checked(
-    setup: Setup,
-    prompts: Sequence[str],
-    method: Method,
-    action: str,
-    features: Sequence[int] | None,
-    strengths: Sequence[float] | None,
-) -> tuple[list[int], list[float]]:
-    """Features and strengths, each once; raises what `screen` says."""
-    if action not in ACTIONS:
-        raise ValueError(f"action={action!r} is unknown; use {', '.join(map(repr, ACTIONS))}")
-    chosen = list(range(setup.crosscoder.n_features)) if features is None else list(dict.fromkeys(features))
-    for name, given in (("prompts", prompts), ("features", chosen)):
-        if not len(given):
-            raise ValueError(f"{name}=[] leaves nothing to screen; give at least one")
-    chosen = [setup.crosscoder.check_feature(feature) for feature in chosen]
-    if action == "ablate" and strengths is not None:
-        raise ValueError(
-            "strengths= are multiples of the usual activation, for 'steer' and 'clamp'; to ablate, set the method's scale"
-        )
-    strengths = [1.0] if strengths is None else list(dict.fromkeys(strengths))
-    if not strengths:
-        raise ValueError("strengths=[] leaves nothing to screen; give at least one multiple of the usual activation")
-    for strength in strengths:
-        if not isinstance(strength, Real) or not math.isfinite(strength) or strength == 0:
-            raise ValueError(f"strength {strength!r} must be a finite number other than 0, such as 1.0")
-    if method.strength == 0:
-        raise ValueError(f"{method.name} with {method.strength_name}=0 changes nothing; give another {method.strength_name}")
-    make_intervention(setup, action, chosen[0], 1.0, method, "all").check(setup.crosscoder)
-    return chosen, [float(strength) for strength in strengths]
-
-
-def _check_estimate(estimate: bool | str, keep: int | None) -> None:
-    if estimate not in (False, True, "first"):
-        raise ValueError(f"estimate={estimate!r} is unknown; use False, True or 'first'")
-    if keep is not None and (estimate != "first" or keep < 1):
-        raise ValueError(f"keep={keep} is for estimate='first', and 1 or more")
 
 
 def _settings(
@@ -259,9 +224,9 @@ def _with_effects(
 
 def _ranked(setup: Setup, table: pd.DataFrame, action: str, known: pd.DataFrame) -> pd.DataFrame:
     """The table as it is returned, strongest first; settings of which nothing is known are last."""
-    table = table.rename(columns={"says_phrase": "phrase_rate", "is_story": "story_rate"})
+    table = table.rename(columns=_RATES)
     names = ["feature", "strength", "value", "fires", "last_token", "ran", "kl", "cross_entropy", "cross_entropy_change"]
-    names += ["phrase_rate", "story_rate", "relative_edit_norm", "estimate"]
+    names += [*_RATES.values(), "relative_edit_norm", "estimate"]
     hidden = {"strength", "value"} if action == "ablate" else set()
     table = table[[name for name in names if name in table and name not in hidden]]
     preset, has_base = setup.preset, setup.base_model is not setup.model

@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from crosscoder_utils.analysis.metrics import score
-from crosscoder_utils.analysis.store import RowFiles, assets_of, row_id, storable
+from crosscoder_utils.analysis.metrics import SCORES, score
+from crosscoder_utils.analysis.store import RowFiles, assets_of, row_id
+from crosscoder_utils.analysis.story_measures import text_measures
 from crosscoder_utils.analysis.sweeps import Options, Row, Task, Workers, missing_tasks
 from crosscoder_utils.engine import Request, Sampler
 from crosscoder_utils.engine.reading import kl_divergence
@@ -34,33 +35,35 @@ class ScreenOptions(Options):
 class ScreenTask(Task):
     """A part of a screen's missing rows."""
 
-    def run(self, setup: Setup, progress: Callable[[int], object] | bool = False) -> pd.DataFrame:
-        table = effects(setup, self.rows, self.options, progress)
-        made_with = {"row_id": list(self.row_ids), "assets": self.assets} | asdict(self.options)
-        return storable(setup, table, [intervention for intervention, _ in self.rows], **made_with)
+    def table(self, setup: Setup, progress: Callable[[int], object] | bool) -> pd.DataFrame:
+        return effects(setup, self.rows, self.options, progress)
 
 
 def computed_rows(
     setup: Setup,
     rows: Sequence[Row],
-    options: ScreenOptions,
+    options: Options,
     folder: str | Path | None,
     workers: Workers | None,
     progress: bool,
     rows_per_file: int,
+    kind: type[Task] = ScreenTask,
+    name: str = "screen",
 ) -> pd.DataFrame:
     """The table of some rows, in their order; those that `folder` has are read, the others computed and stored there.
+
+    `kind` of task computes them, and `name` stands before the progress bar.
 
     As in a sweep, all rows are split into the same parts whether or not some of them are stored, and so rounded alike.
     """
     assets, files = assets_of(setup), None if folder is None else RowFiles(folder)
     ids = [row_id(assets, prompt, intervention, asdict(options)) for intervention, prompt in rows]
     stored = set() if files is None else files.ids()
-    tasks = [ScreenTask(**vars(task)) for task in missing_tasks(rows, ids, stored, options, assets, rows_per_file)]
+    tasks = [kind(**vars(task)) for task in missing_tasks(rows, ids, stored, options, assets, rows_per_file)]
     total, missing = len(set(ids)), sum(len(task.rows) for task in tasks)
     tables: list[pd.DataFrame] = []
     keep = tables.append if files is None else files.add
-    with tqdm(total=total, initial=total - missing, desc="screen", unit="row", mininterval=2, disable=not progress) as bar:
+    with tqdm(total=total, initial=total - missing, desc=name, unit="row", mininterval=2, disable=not progress) as bar:
         if workers is None:
             for task in tasks:
                 keep(task.run(setup, bar.update))
@@ -91,14 +94,15 @@ def known_scores(setup: Setup, generations: Sequence[Generation]) -> pd.DataFram
     keys = [(g.prompt, tuple(g.token_ids)) for g in generations]
     first = {key: g for key, g in reversed(list(zip(keys, generations, strict=True)))}
     place = {key: row for row, key in enumerate(first)}
-    scores = pd.DataFrame(index=range(len(first)))
+    different = list(first.values())
     if setup.base_model is not setup.model:
-        scores = score(setup, list(first.values()))
+        scores = score(setup, different)
+    else:
+        scores = pd.DataFrame([{} if g.failed else text_measures(g.prompt, g.completion) for g in different])
+        scores["says_phrase"] = [setup.preset.phrase is not None and setup.preset.phrase in g.completion for g in different]
     if setup.preset.phrase is None:
-        scores = scores.drop(columns=["says_phrase", "is_story"], errors="ignore")
-    elif setup.base_model is setup.model:
-        scores["says_phrase"] = [setup.preset.phrase in g.completion for g in first.values()]
-    scores = scores.reindex(columns=["cross_entropy", "completion_cross_entropy", "says_phrase", "is_story"])
+        scores = scores.drop(columns=["says_phrase", "is_story", "is_fluent_story"], errors="ignore")
+    scores = scores.reindex(columns=SCORES)
     return scores.iloc[[place[key] for key in keys]].reset_index(drop=True)
 
 

@@ -15,48 +15,56 @@ from jaxtyping import Float
 
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.error_messages import in_one_line, shown
-from crosscoder_utils.io.validation import finite_number, plain, several, whole_number
+from crosscoder_utils.io.validation import chosen, finite_number, plain, several, whole_number
 
 NEEDED = ["setting", "n_tokens", "cross_entropy", "is_story", "says_phrase"]
 """Columns of a sweep that `best_settings` compares settings by."""
-_NUMBERS = [*NEEDED[1:], "strength", "relative_edit_norm", "failed"]
+TOLERANCE = 0.05
+"""Settings whose share of stories is so near the highest count as equally good; then the smallest edit decides."""
+_NUMBERS = [*NEEDED[1:], "is_fluent_story", "strength", "relative_edit_norm", "failed"]
+RATES = {"stories": "is_story", "fluent_stories": "is_fluent_story"}
+"""Shares of stories, and the columns of a sweep that they are means of; see `score`."""
+
+
+def rates_in(table: pd.DataFrame) -> dict[str, str]:
+    """Those of `RATES` that a table has; rows that were stored by earlier versions do not know all of them."""
+    return {share: column for share, column in RATES.items() if column in table and table[column].notna().all()}
 
 
 def best_settings(
-    table: pd.DataFrame,
-    by: Sequence[str] = ("role", "method"),
-    tolerance: float | None = None,
-    stories: str = "is_story",
+    table: pd.DataFrame, by: Sequence[str] = ("role", "method"), tolerance: float | None = None, rate: str = "stories"
 ) -> pd.DataFrame:
     """The best setting of each group of a sweep; every table, figure and notebook chooses by this rule.
 
     The best setting has the lowest mean cross-entropy. With a `tolerance` it is the *gentlest* good one: of the settings whose
-    share of stories is within `tolerance` of the group's highest share, the one with the smallest mean relative edit norm.
-    Settings under which more than half of the completions are empty are left out, because the score of an empty completion
-    covers only the prompt; and so are settings with a row that failed, because the others say nothing about it.
+    share of stories (`rate`) is within `tolerance` of the group's highest share, the one with the smallest mean relative edit
+    norm. Settings under which more than half of the completions are empty are left out, because the score of an empty
+    completion covers only the prompt; and so are settings with a row that failed, because the others say nothing about it.
 
     Args:
         table: From `sweep`, with the columns of `by`; rows without a method or a hook point need not have such a column.
         by: Columns that define the groups.
         tolerance: As a share of the prompts, such as 0.05.
-        stories: Column that says whether a completion counts as a story.
+        rate: With a tolerance, which share of stories counts: "stories", or "fluent_stories", which are below `FLUENT_LIMIT`.
 
     Returns:
         One row per group, in the order of the table: the columns of `by`; `setting`, `label` and `strength`; `mean` and
-        `standard_error` of the cross-entropy over prompts; `stories` and `says_phrase`, shares of completions; and
-        `relative_edit_norm`, the mean over prompts (NaN if the sweep did not record it).
+        `standard_error` of the cross-entropy over prompts; `stories`, `fluent_stories` (where the table has
+        `is_fluent_story`) and `says_phrase`, shares of completions; and `relative_edit_norm`, the mean over prompts
+        (NaN if the sweep did not record it).
     """
     by = [by] if isinstance(by, str) else several("by", by, "columns")
     tolerance = None if tolerance is None else finite_number("tolerance", tolerance, 0)
-    needed = [stories if name == "is_story" else name for name in NEEDED]
+    rate = chosen("rate", rate, RATES)
     # A sweep in memory lacks columns that are empty in all of its rows.
     filled = [name for name in by if name in ("method", "point")] + ["label", "strength", "relative_edit_norm", "failed"]
-    rows = checked_table("table", table, [name for name in by if name not in filled] + needed, filled, [*_NUMBERS, stories])
+    needed = list(dict.fromkeys([*(name for name in by if name not in filled), *NEEDED, RATES[rate]]))
+    rows = checked_table("table", table, needed, filled, _NUMBERS)
     keys = list(dict.fromkeys([*by, "setting", "label", "strength"]))
     columns = {
         "mean": ("cross_entropy", "mean"),
         "standard_error": ("cross_entropy", "sem"),
-        "stories": (stories, "mean"),
+        **{share: (column, "mean") for share, column in ({rate: RATES[rate]} | rates_in(rows)).items()},
         "says_phrase": ("says_phrase", "mean"),
         "relative_edit_norm": ("relative_edit_norm", "mean"),
         "empty": ("n_tokens", lambda n: (n == 0).mean()),
@@ -64,13 +72,13 @@ def best_settings(
     }
     settings = rows.groupby(keys, dropna=False, sort=False).agg(**columns).reset_index()
     left_out = (settings.pop("empty") > 0.5) | settings.pop("failed").astype(bool)
-    settings = settings[~left_out].astype({"stories": float, "says_phrase": float})
+    settings = settings[~left_out].astype({name: float for name in [*RATES, "says_phrase"] if name in settings})
     groups = [settings[name] for name in by]
     if tolerance is None:
         ranked = settings.sort_values("mean", kind="stable")
     else:
-        most = settings.groupby(groups, dropna=False, sort=False)["stories"].transform("max")
-        good = settings[settings["stories"] >= most - tolerance - 1e-9]
+        most = settings.groupby(groups, dropna=False, sort=False)[rate].transform("max")
+        good = settings[settings[rate] >= most - tolerance - 1e-9]
         ranked = good.sort_values("relative_edit_norm", kind="stable")
     return ranked.groupby(list(by), dropna=False, sort=False).head(1).sort_index().reset_index(drop=True)
 

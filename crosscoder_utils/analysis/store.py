@@ -27,19 +27,21 @@ from crosscoder_utils.loading import Setup
 from crosscoder_utils.methods import METHODS
 from crosscoder_utils.methods.statistics import given_statistics
 
-ROWS_VERSION = 3
+ROWS_VERSION = 4
 """Part of every row's id. Increment it when a code change alters results; stored rows are then recomputed."""
 
 _TEXTS = ["row_id", "prompt_id", "prompt", "completion", "intervention", "tokens", "method", "label", "record", "settings"]
-_TEXTS += ["preset", "assets", "device", "versions"]
-_FLAGS = ["says_phrase", "is_story", "failed", "reached"]
+_TEXTS += ["preset", "assets", "device", "versions", "text"]
+_FLAGS = ["says_phrase", "is_story", "is_fluent_story", "begins_like_story", "failed", "reached", "unchanged"]
 _COUNTS = ["n_tokens", "max_new_tokens", "seed"]
 _OWN = {"crosscoder_utils": "parameter of a user's own method"}  # marks a column
 _BUILT_IN = [method for method in METHODS.values() if method.__module__.startswith("crosscoder_utils.")]
 _PARAMETERS = sorted({field.name for method in _BUILT_IN for field in fields(method)})
 _WORDS = ["along", "to"]  # parameters that are words, or words and numbers: columns of texts
 _MEASURES = ["activation_before", "activation_after", "overshoot", "others_change", "others_change_relative"]
-_MEASURES += ["relative_edit_norm", "cross_entropy", "completion_cross_entropy", "kl"]
+_MEASURES += ["relative_edit_norm", "cross_entropy", "completion_cross_entropy", "opening_cross_entropy", "kl"]
+_MEASURES += ["names_everyone", "uses_words", "repeats"]
+_MEASURES += ["mean_kl", "loss_change", "edited_share", "unchanged_tokens"]  # of side effects
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in [*_TEXTS, *_WORDS]]
     + [(name, pa.bool_()) for name in _FLAGS]
@@ -84,12 +86,17 @@ def storable(setup: Setup, table: pd.DataFrame, interventions: Sequence[Interven
     )
     return table.assign(
         prompt_id=[_digest(prompt.encode()) for prompt in table["prompt"]],
-        settings=[json.dumps(_settings(one)) for one in interventions],
+        settings=[settings_text(one) for one in interventions],
         preset=setup.preset.name,
         device=str(setup.device),
         versions=versions,
         **constants,
     )
+
+
+def settings_text(intervention: Intervention | None) -> str:
+    """All parameters of an intervention as JSON; `stored_settings.intervention_from` reads it."""
+    return json.dumps(_settings(intervention))
 
 
 class RowFiles:

@@ -15,7 +15,7 @@ from crosscoder_utils.analysis.controls import (
     relevant_tokens,
 )
 from crosscoder_utils.analysis.metrics import score, token_losses
-from crosscoder_utils.analysis.statistics import NEEDED, best_settings
+from crosscoder_utils.analysis.statistics import NEEDED, best_settings, rates_in
 from crosscoder_utils.analysis.sweeps import Workers, ablation_grid, sweep
 from crosscoder_utils.generation import generate
 from crosscoder_utils.interventions import Ablate
@@ -208,28 +208,24 @@ def reference_lines(setup: Setup, n_prompts: int = 20, max_new_tokens: int = 80,
     return lines | {"stories of the data": float(sum(loss.mean() for loss in losses)) / len(losses)}
 
 
-def best_by_method(table: pd.DataFrame, tolerance: float | None = None) -> pd.DataFrame:
+def best_by_method(table: pd.DataFrame, tolerance: float | None = None, rate: str = "stories") -> pd.DataFrame:
     """For each role and method, the feature's best setting on the selection split, and its figures on the held-out prompts.
 
     Args:
         table: From `ablation_experiment`.
         tolerance: As for `best_settings`, which holds the rule.
+        rate: As for `best_settings`.
 
     Returns:
         The columns of `best_settings`, measured on the selection split; and, measured on the held-out prompts,
-        `held_out_mean` and `held_out_error` of the cross-entropy and `held_out_stories`, the share of stories.
+        `held_out_mean` and `held_out_error` of the cross-entropy, `held_out_stories`, the share of stories, and
+        `held_out_fluent_stories` where there is `fluent_stories`.
     """
     own = _of_the_feature(table, ["split", "role", "method", *NEEDED])
-    best = best_settings(own[own["split"] == "selection"], ["role", "method"], tolerance)
-    held_out = (
-        own[own["split"] == "held out"]
-        .groupby("setting")
-        .agg(
-            held_out_mean=("cross_entropy", "mean"),
-            held_out_error=("cross_entropy", "sem"),
-            held_out_stories=("is_story", "mean"),
-        )
-    )
+    best = best_settings(own[own["split"] == "selection"], ["role", "method"], tolerance, rate)
+    figures = {"held_out_mean": ("cross_entropy", "mean"), "held_out_error": ("cross_entropy", "sem")}
+    figures |= {f"held_out_{share}": (column, "mean") for share, column in rates_in(own).items()}
+    held_out = own[own["split"] == "held out"].groupby("setting").agg(**figures)
     return best.join(held_out, on="setting")
 
 

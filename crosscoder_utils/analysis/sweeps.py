@@ -9,7 +9,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from crosscoder_utils.analysis.metrics import overshoot, score
-from crosscoder_utils.analysis.store import RowFiles, assets_of, check_columns, row_id, storable
+from crosscoder_utils.analysis.store import RowFiles, assets_of, check_columns, row_id, settings_text, storable
 from crosscoder_utils.generation import RECORDS, as_rows, generate, make_requests
 from crosscoder_utils.interventions import Ablate, Intervention
 from crosscoder_utils.io.validation import Texts, chosen, flag, instance, instances, numbers, texts, whole_number
@@ -79,9 +79,12 @@ class Task:
 
     def run(self, setup: Setup, progress: Callable[[int], object] | bool = False) -> pd.DataFrame:
         """Compute the rows; return their table with all columns that are stored."""
-        table = compute_rows(setup, self.rows, self.options, progress)
         made_with = {"row_id": list(self.row_ids), "assets": self.assets} | asdict(self.options)
-        return storable(setup, table, [intervention for intervention, _ in self.rows], **made_with)
+        return storable(setup, self.table(setup, progress), [intervention for intervention, _ in self.rows], **made_with)
+
+    def table(self, setup: Setup, progress: Callable[[int], object] | bool) -> pd.DataFrame:
+        """What is computed."""
+        return compute_rows(setup, self.rows, self.options, progress)
 
 
 @runtime_checkable
@@ -125,7 +128,8 @@ def sweep(
 
     Returns:
         One row per intervention and prompt: `setting` (index of the intervention) and `prompt_index`, the columns of
-        `Generations.to_frame`, those of `score`, `overshoot` and, with a folder, those of `store.storable`.
+        `Generations.to_frame`, those of `score`, `overshoot`, `settings` (all parameters as JSON) and, with a folder, the
+        others of `store.storable`.
 
     Raises:
         ValueError: If there are no interventions or no prompts, if workers are given without a folder, or if `folder` cannot
@@ -154,7 +158,7 @@ def sweep(
     check_columns(interventions)
     index = pd.MultiIndex.from_product([range(len(interventions)), range(len(prompts))], names=["setting", "prompt_index"])
     if folder is None:
-        table = compute_rows(setup, rows, options, progress)
+        table = compute_rows(setup, rows, options, progress).assign(settings=[settings_text(one) for one, _ in rows])
     else:
         table = _compute_missing(setup, rows, options, progress, RowFiles(folder), workers, rows_per_file)
     return pd.concat([index.to_frame(index=False), table], axis=1)

@@ -5,7 +5,15 @@ from itertools import combinations
 import pandas as pd
 
 from crosscoder_utils.analysis.metrics import summarize
-from crosscoder_utils.analysis.statistics import crossed_difference, paired_difference, sensitivity, stretch_around_best
+from crosscoder_utils.analysis.statistics import (
+    RATES,
+    Difference,
+    crossed_difference,
+    paired_difference,
+    rates_in,
+    sensitivity,
+    stretch_around_best,
+)
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.validation import finite_number
 
@@ -17,18 +25,20 @@ def best_in_words(best: pd.DataFrame) -> pd.DataFrame:
         best: From `studies.best_by_method`.
 
     Returns:
-        `feature` (its role), `best setting`, `selection`, `held out`, and `stories`, the share of held-out completions.
+        `feature` (its role), `best setting`, `selection`, `held out`, and `stories` and `fluent stories` (where `best` has
+        them), shares of held-out completions.
     """
     numbers = ["mean", "standard_error", "held_out_mean", "held_out_error", "held_out_stories"]
-    best = checked_table("best", best, ["role", "label", *numbers], numbers=numbers)
+    best = checked_table("best", best, ["role", "label", *numbers], numbers=[*numbers, "held_out_fluent_stories"])
+    shares = {share.replace("_", " "): best[f"held_out_{share}"] for share in RATES if f"held_out_{share}" in best}
     return pd.DataFrame(
         {
             "feature": best["role"],
             "best setting": best["label"],
             "selection": [_with_error(mean, error) for mean, error in zip(best["mean"], best["standard_error"])],
             "held out": [_with_error(mean, error) for mean, error in zip(best["held_out_mean"], best["held_out_error"])],
-            "stories": [f"{share:.0%}" for share in best["held_out_stories"]],
         }
+        | {name: [f"{share:.0%}" for share in own] for name, own in shares.items()}
     )
 
 
@@ -98,39 +108,33 @@ def control_margins(draws: pd.DataFrame) -> pd.DataFrame:
     Returns:
         `feature` (role and method) and `control`; `relative edit norm` of the control; `stories`, the feature's share;
         `control's stories`, the mean share over draws with the lowest and the highest; the margins in stories (percentage
-        points) and in cross-entropy (nats per token), with 95 % intervals over prompts and draws.
+        points) and in cross-entropy (nats per token), with 95 % intervals over prompts and draws. Where the draws have
+        `is_fluent_story`, there are the same of fluent stories.
     """
     rows, numbers = [], ["is_story", "cross_entropy", "relative_edit_norm"]
     needed = ["role", "method", "ablated", "draw", "prompt_index", *numbers[:2]]
-    draws = checked_table("draws", draws, needed, ["relative_edit_norm"], numbers)
+    draws = checked_table("draws", draws, needed, ["relative_edit_norm"], [*numbers, "is_fluent_story"])
+    rates = {column: share.replace("_", " ") for share, column in rates_in(draws).items()}
     for (role, method), own in draws.groupby(["role", "method"], sort=False):
         feature = own[own["ablated"] == "feature"].set_index("prompt_index")
         for ablated, control in own[own["ablated"] != "feature"].groupby("ablated", sort=False):
-            stories, losses = (
-                control.pivot_table(index="draw", columns="prompt_index", values=value, aggfunc="mean").astype(float)
-                for value in ("is_story", "cross_entropy")
-            )
-            if not feature.index.is_unique or not set(stories.columns) <= set(feature.index):
+            drawn = {
+                value: control.pivot_table(index="draw", columns="prompt_index", values=value, aggfunc="mean").astype(float)
+                for value in [*rates, "cross_entropy"]
+            }
+            if not feature.index.is_unique or not set(drawn["is_story"].columns) <= set(feature.index):
                 raise ValueError(
                     f"draws need one row of the feature itself for each prompt of {role}, {method}; give one setting for each "
                     "role and method to control_draws"
                 )
-            shares = stories.mean(axis=1)
-            margins = [
-                crossed_difference(-values.to_numpy(), -scale * feature.loc[values.columns, name].to_numpy(float))
-                for name, values, scale in (("is_story", 100 * stories, 100), ("cross_entropy", losses, 1))
-            ]
-            rows.append(
-                {
-                    "feature": f"{role}, {method}",
-                    "control": ablated,
-                    "relative edit norm": control["relative_edit_norm"].mean(),
-                    "stories": f"{feature['is_story'].mean():.0%}",
-                    "control's stories": f"{shares.mean():.0%} ({shares.min():.0%} to {shares.max():.0%})",
-                    "margin (stories)": f"{margins[0]:.0f}",
-                    "margin (nats)": f"{margins[1]:.2f}",
-                }
-            )
+            row = {"feature": f"{role}, {method}", "control": ablated}
+            row["relative edit norm"] = control["relative_edit_norm"].mean()
+            for column, name in rates.items():
+                shares = drawn[column].mean(axis=1)
+                row[name] = f"{feature[column].mean():.0%}"
+                row[f"control's {name}"] = f"{shares.mean():.0%} ({shares.min():.0%} to {shares.max():.0%})"
+                row[f"margin ({name})"] = f"{_margin(100 * drawn[column], 100 * feature[column]):.0f}"
+            rows.append(row | {"margin (nats)": f"{_margin(drawn['cross_entropy'], feature['cross_entropy']):.2f}"})
     return pd.DataFrame(rows)
 
 
@@ -141,6 +145,11 @@ def methods_with_points(table: pd.DataFrame) -> list[str]:
         "untouched" if pd.isna(method) else method if pd.isna(point) else f"{method}, point {point:g}"
         for method, point in zip(table["method"], table["point"])
     ]
+
+
+def _margin(control: pd.DataFrame, feature: pd.Series) -> Difference:
+    """Feature minus control, with an interval over the control's draws and the prompts at once."""
+    return crossed_difference(-control.to_numpy(), -feature.loc[control.columns].to_numpy(float))
 
 
 def _with_error(mean: float, error: float) -> str:

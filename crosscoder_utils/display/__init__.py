@@ -3,10 +3,17 @@
 from crosscoder_utils.display.comparison import Comparer, Comparison
 from crosscoder_utils.display.explorer import explorer
 from crosscoder_utils.display.feature_card_views import card_bars, card_figure, card_html
-from crosscoder_utils.display.figures import COLOURS, TEMPLATE, bars_by_point, condition_scatter, show
+from crosscoder_utils.display.figures import COLOURS, TEMPLATE, bars_by_point, condition_scatter, effect_scatter, show
 from crosscoder_utils.display.html import side_by_side, texts_table, token_strip, token_strips
 from crosscoder_utils.display.playground import Playground
-from crosscoder_utils.display.sweep_figures import comparison_dots, heat_maps, overshoot_scatter, size_curves, sweep_curves
+from crosscoder_utils.display.sweep_figures import (
+    comparison_dots,
+    heat_maps,
+    overshoot_scatter,
+    side_effect_scatter,
+    size_curves,
+    sweep_curves,
+)
 
 __all__ = [
     "COLOURS",
@@ -20,11 +27,13 @@ __all__ = [
     "card_html",
     "comparison_dots",
     "condition_scatter",
+    "effect_scatter",
     "explorer",
     "heat_maps",
     "overshoot_scatter",
     "show",
     "side_by_side",
+    "side_effect_scatter",
     "size_curves",
     "sweep_curves",
     "texts_table",

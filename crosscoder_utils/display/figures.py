@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 from crosscoder_utils.display.html import escaped
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.files import check_writable_file, write_text
-from crosscoder_utils.io.validation import instance, mapped, numbers, one_text, several, whole_number, whole_numbers
+from crosscoder_utils.io.validation import chosen, instance, mapped, numbers, one_text, several, whole_number, whole_numbers
 
 # Okabe and Ito's palette, distinguishable under the common kinds of colour blindness.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -98,11 +98,9 @@ def condition_scatter(statistics: pd.DataFrame, x: str, y: str, highlight: dict[
     unknown = [feature for feature in highlight.values() if feature not in statistics.index]
     if unknown:
         raise IndexError(f"feature {unknown[0]} has no row in statistics, whose index has {len(statistics)} features")
-    largest = max(float(statistics[[x, y]].to_numpy().max()), 1e-9)
-    top = int(np.ceil(np.log10(largest)))
-    floor = 10.0 ** (top - 5)
+    floor, axis = log_axis(float(statistics[[x, y]].to_numpy().max()))
     shown = statistics[[x, y]].clip(lower=floor)
-    ends = [floor, 10.0**top]
+    ends = [axis["tickvals"][0], axis["tickvals"][-1]]
     figure = go.Figure(layout={"template": TEMPLATE})
     figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": "#999999", "width": 1}, hoverinfo="skip", showlegend=False)
     hover = "feature %{customdata[0]}<br>x %{customdata[1]:.3g}<br>y %{customdata[2]:.3g}<extra></extra>"
@@ -110,18 +108,45 @@ def condition_scatter(statistics: pd.DataFrame, x: str, y: str, highlight: dict[
         ("features", list(statistics.index)),
         *((f"{role} ({feature})", [feature]) for role, feature in highlight.items()),
     ]
-    for i, (name, chosen) in enumerate(groups):
-        exact = [[feature, *statistics.loc[feature, [x, y]]] for feature in chosen]
+    for i, (name, own) in enumerate(groups):
+        exact = [[feature, *statistics.loc[feature, [x, y]]] for feature in own]
         marker = {"size": 11, "line": {"color": "white", "width": 1}} if i else {"size": 5, "opacity": 0.4, "color": "#666666"}
         figure.add_scatter(
-            x=shown.loc[chosen, x], y=shown.loc[chosen, y], mode="markers", name=literal(name), customdata=exact, marker=marker,
+            x=shown.loc[own, x], y=shown.loc[own, y], mode="markers", name=literal(name), customdata=exact, marker=marker,
             hovertemplate=hover,
         )  # fmt: skip
-    ticks = [10.0**power for power in range(top - 5, top + 1)]
-    names = [f"≤ {floor:g}", *(f"{tick:g}" for tick in ticks[1:])]
-    # Some room beyond the ends, so that markers there are not cut off.
-    axis = {"type": "log", "tickvals": ticks, "ticktext": names, "range": [top - 5.2, top + 0.2]}
     return figure.update_layout(xaxis=axis | {"title": literal(x)}, yaxis=axis | {"title": literal(y)}, height=500)
+
+
+def log_axis(largest: float) -> tuple[float, dict]:
+    """The smallest value that a logarithmic axis up to `largest` shows, and the axis, on whose first label "≤" stands for less.
+
+    Values below it, such as 0, are to be drawn at it.
+    """
+    top = int(np.ceil(np.log10(max(largest, 1e-9))))
+    ticks = [10.0**power for power in range(top - 5, top + 1)]
+    names = [f"≤ {ticks[0]:g}", *(f"{tick:g}" for tick in ticks[1:])]
+    # Some room beyond the ends, so that markers there are not cut off.
+    return ticks[0], {"type": "log", "tickvals": ticks, "ticktext": names, "range": [top - 5.2, top + 0.2]}
+
+
+def effect_scatter(effects: pd.DataFrame, highlight: dict[str, int], of: str = "encoder") -> go.Figure:
+    """Every feature's effect on the first token (KL), of the edit along the decoder against an edit along another direction.
+
+    Axes, the grey line of equal effects and small values are as in `condition_scatter`. Features of which a KL is unknown are
+    left out.
+
+    Args:
+        effects: From `encoder_decoder_effects`.
+        highlight: Features to name, by role.
+        of: The edit on the vertical axis: "encoder" or "random".
+    """
+    columns = {"kl_decoder": "KL of the decoder edit (nats)"}
+    columns[f"kl_{chosen('of', of, ('encoder', 'random'))}"] = f"KL of the {of} edit (nats)"
+    effects = checked_table("effects", effects, ["feature", *columns], numbers=["feature", *columns])
+    known = effects.rename(columns=columns).dropna(subset=list(columns.values()))
+    known = checked_table("the part of effects whose KLs are known", known)
+    return condition_scatter(known.astype({"feature": int}).set_index("feature"), *columns.values(), highlight)
 
 
 def literal(text: object) -> str:

@@ -1,5 +1,6 @@
 """Figures of sweeps and of the experiments built on them."""
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 
@@ -8,14 +9,18 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from crosscoder_utils.analysis.metrics import summarize
-from crosscoder_utils.display.figures import COLOURS, TEMPLATE, literal
+from crosscoder_utils.analysis.side_effects import pareto_front
+from crosscoder_utils.analysis.statistics import RATES, rates_in
+from crosscoder_utils.display.figures import COLOURS, TEMPLATE, literal, log_axis
 from crosscoder_utils.display.html import escaped
 from crosscoder_utils.io.checked_tables import checked_table
-from crosscoder_utils.io.validation import finite_number, mapped, one_text
+from crosscoder_utils.io.validation import chosen, finite_number, mapped, one_text
 
 # The part of Viridis that is light enough for black numbers on it.
 _CELL_COLOURS = ["#fde725", "#a0da39", "#4ac16d", "#1fa187", "#2b8591"]
-_NUMBERS = ["prompt_index", "point", "strength", "cross_entropy", "is_story", "overshoot", "relative_edit_norm", "failed"]
+_NUMBERS = ["prompt_index", "point", "strength", "cross_entropy", "overshoot", "relative_edit_norm", "failed"]
+_NUMBERS += list(RATES.values())
+_SYMBOLS = {"feature": "circle", "random direction": "x-thin-open"}  # of what is ablated
 _DASHES = ["dot", "dash", "dashdot", "longdash"]  # of reference lines
 
 
@@ -59,6 +64,8 @@ def sweep_curves(table: pd.DataFrame, by: str, x_title: str, lines: dict[str, fl
 def comparison_dots(draws: pd.DataFrame, references: dict[str, float]) -> go.Figure:
     """Cross-entropy of each method's setting with its standard error, beside its controls, one dot per draw.
 
+    Hovering over a dot shows its shares of stories.
+
     Args:
         draws: From `control_draws`.
         references: Reference lines by name.
@@ -68,7 +75,10 @@ def comparison_dots(draws: pd.DataFrame, references: dict[str, float]) -> go.Fig
     references = mapped("references", references, finite_number, "names to numbers")
     figure = go.Figure(layout={"template": TEMPLATE})
     dots = summarize(draws, keys)
-    dots["stories"] = summarize(draws.astype({"is_story": float}), keys, "is_story")["mean"]  # groups in the same order
+    rates = rates_in(draws)
+    for share, column in rates.items():  # groups in the same order
+        dots[share] = summarize(draws.astype({column: float}), keys, column)["mean"]
+    shares = [f"{share.replace('_', ' ')} %{{customdata[{number}]:.0%}}" for number, share in enumerate(rates, start=1)]
     dots["name"] = [literal(f"{role}: {method}") for role, method in zip(dots["role"], dots["method"])]
     for (name, value), dash in zip(references.items(), _DASHES, strict=False):
         line = {"color": "#808080", "dash": dash}
@@ -79,11 +89,11 @@ def comparison_dots(draws: pd.DataFrame, references: dict[str, float]) -> go.Fig
         own = ablated == "feature"
         figure.add_scatter(
             x=rows["mean"], y=rows["name"], mode="markers", name=literal(ablated),
-            customdata=rows[["standard_error", "stories"]],
+            customdata=rows[["standard_error", *rates]],
             marker={"size": 11 if own else 8, "color": colour, "opacity": 1 if own else 0.5},
             error_x={"array": rows["standard_error"], "visible": own},
             hovertemplate=f"%{{y}}, {literal(ablated)}<br>%{{x:.2f}} ± %{{customdata[0]:.2f}} nats; "
-            "stories %{customdata[1]:.0%}<extra></extra>",
+            f"{', '.join(shares)}<extra></extra>",
         )  # fmt: skip
     axis = {"title": "cross-entropy (nats per token)", "rangemode": "tozero"}
     order = {"categoryorder": "array", "categoryarray": dots["name"].unique(), "autorange": "reversed"}
@@ -121,20 +131,22 @@ def heat_maps(table: pd.DataFrame) -> go.Figure:
     )
 
 
-def overshoot_scatter(table: pd.DataFrame) -> go.Figure:
+def overshoot_scatter(table: pd.DataFrame, rate: str = "stories") -> go.Figure:
     """Share of stories against overshoot, how far below its threshold the feature ends; one marker per setting.
 
     Args:
         table: From `ablation_experiment`, of one role. Controls are drawn as crosses in their method's colour.
+        rate: "stories" or "fluent_stories"; see `score`.
     """
-    table = _finished(table, ["ablated", "method", "setting", "overshoot", "is_story"], ["label"])
+    value, title = _rate(rate)
+    table = _finished(table, ["ablated", "method", "setting", "overshoot", value], ["label"])
     figure = go.Figure(layout={"template": TEMPLATE})
     colours = dict(zip(table["method"].unique(), COLOURS))
     for (ablated, method), rows in table.groupby(["ablated", "method"], sort=False):
-        means = rows.groupby(["setting", "label"], sort=False)[["overshoot", "is_story"]].mean().astype(float).reset_index()
+        means = rows.groupby(["setting", "label"], sort=False)[["overshoot", value]].mean().astype(float).reset_index()
         own = ablated == "feature"
         figure.add_scatter(
-            x=np.arcsinh(means["overshoot"]), y=means["is_story"], mode="markers",
+            x=np.arcsinh(means["overshoot"]), y=means[value], mode="markers",
             name=literal(method if own else f"{method}, {ablated}"),
             customdata=list(zip(means["overshoot"], means["label"].map(escaped))),
             marker={"size": 8, "opacity": 0.8, "color": colours[method], "symbol": "circle" if own else "x-thin-open"},
@@ -142,16 +154,18 @@ def overshoot_scatter(table: pd.DataFrame) -> go.Figure:
         )  # fmt: skip
     ticks = [-10, -3, -1, 0, 1, 3, 10, 30, 100]
     axis = {"title": "overshoot (units of activation)", "tickvals": np.arcsinh(ticks), "ticktext": [str(t) for t in ticks]}
-    return figure.update_layout(xaxis=axis, yaxis={"title": "share of stories", "tickformat": ".0%"}, height=440)
+    return figure.update_layout(xaxis=axis, yaxis={"title": title, "tickformat": ".0%"}, height=440)
 
 
-def size_curves(draws: pd.DataFrame) -> go.Figure:
+def size_curves(draws: pd.DataFrame, rate: str = "stories") -> go.Figure:
     """Share of stories against relative edit norm, one curve per method, and a band over the random directions' draws.
 
     Args:
         draws: From `control_draws`, with the settings of `whole_curves`, of one role. Other features are not drawn.
+        rate: "stories" or "fluent_stories"; see `score`.
     """
-    draws = _finished(draws, ["ablated", "method", "setting", "draw", "relative_edit_norm", "is_story"])
+    value, title = _rate(rate)
+    draws = _finished(draws, ["ablated", "method", "setting", "draw", "relative_edit_norm", value])
     for method, own in draws.groupby("method", sort=False):
         missing = {"feature", "random direction"} - set(own["ablated"])
         if missing:
@@ -161,7 +175,7 @@ def size_curves(draws: pd.DataFrame) -> go.Figure:
     figure = go.Figure(layout={"template": TEMPLATE})
     for colour, (method, own) in zip(COLOURS, draws.groupby("method", sort=False)):
         shares = own.groupby(["ablated", "setting", "draw"], sort=False).agg(
-            size=("relative_edit_norm", "mean"), stories=("is_story", "mean")
+            size=("relative_edit_norm", "mean"), stories=(value, "mean")
         )
         feature = shares.loc["feature"].sort_values("size")
         random = shares.loc["random direction"].groupby("setting").agg(
@@ -177,7 +191,60 @@ def size_curves(draws: pd.DataFrame) -> go.Figure:
                 hovertemplate=f"{literal(name)}<br>relative edit norm %{{x:.2g}}<br>stories %{{y:.0%}}<extra></extra>",
             )  # fmt: skip
     axis = {"type": "log", "title": "relative edit norm (largest edit / norm of the residual stream)", "dtick": 1}
-    return figure.update_layout(xaxis=axis, yaxis={"title": "share of stories", "tickformat": ".0%"}, height=480)
+    return figure.update_layout(xaxis=axis, yaxis={"title": title, "tickformat": ".0%"}, height=480)
+
+
+def side_effect_scatter(table: pd.DataFrame, effects: pd.DataFrame, rate: str = "fluent_stories") -> go.Figure:
+    """Effect against side effect: share of stories on deployment prompts, and KL on ordinary texts; one marker per setting.
+
+    The line is the *Pareto front*: what share of stories can be had at most for a side effect, among the settings of the
+    feature. Controls are crosses in their method's colour. A KL below a 100,000th of the largest one, including 0, is drawn
+    at the lower end of the axis, whose label says so. Settings with a row that failed are left out.
+
+    Args:
+        table: From `sweep`, `ablation_experiment` or `control_draws`; without a column `ablated`, all is the feature.
+        effects: From `side_effects`, of (at least) the table's settings.
+        rate: "stories" or "fluent_stories"; see `score`.
+    """
+    value, title = _rate(rate)
+    table = _finished(table, ["settings", value], ["ablated", "method", "label"])
+    effects = checked_table("effects", effects, ["settings", "mean_kl"], numbers=["mean_kl"])
+    costs = effects.drop_duplicates("settings").set_index("settings")["mean_kl"]
+    without = table.loc[~table["settings"].isin(costs.index), "settings"].unique()
+    if len(without):
+        n_settings = table["settings"].nunique()
+        raise ValueError(f"effects lack {len(without)} of the table's {n_settings} settings; give side_effects(setup, table)")
+    if unknown := table[value].isna().sum():  # rows of an earlier version
+        raise ValueError(f"{unknown} rows of the table have no value in {value!r}; sweep again, and they are computed")
+    table = table.fillna({"ablated": "feature", "method": "untouched", "label": "untouched"})
+    dots = table.groupby(["ablated", "method", "label", "settings"], sort=False)[value].mean().astype(float).reset_index()
+    dots = checked_table(
+        "the settings with a KL", dots.assign(kl=costs.reindex(dots["settings"]).to_numpy()).dropna(subset="kl")
+    )
+    floor, axis = log_axis(float(dots["kl"].max()))
+    dots["shown"] = dots["kl"].clip(lower=floor)
+    figure, own = go.Figure(layout={"template": TEMPLATE}), dots[dots["ablated"] == "feature"]
+    front = own.iloc[pareto_front(own["shown"], own[value])]
+    figure.add_scatter(
+        x=front["shown"], y=front[value], mode="lines", name="Pareto front", hoverinfo="skip", legendrank=1001,
+        line={"color": "#808080", "shape": "hv"},
+    )  # fmt: skip
+    colours = dict(zip(dots["method"].unique(), itertools.cycle(COLOURS)))
+    for (ablated, method), rows in dots.groupby(["ablated", "method"], sort=False):
+        is_own = ablated == "feature"
+        figure.add_scatter(
+            x=rows["shown"], y=rows[value], mode="markers", name=literal(method if is_own else f"{method}, {ablated}"),
+            customdata=list(zip(rows["kl"], rows["label"].map(escaped))),
+            marker={"size": 9, "opacity": 0.8, "color": colours[method], "symbol": _SYMBOLS.get(ablated, "cross-thin-open")},
+            hovertemplate="%{customdata[1]}<br>KL %{customdata[0]:.2g} nats per token<br>stories %{y:.0%}<extra></extra>",
+        )  # fmt: skip
+    axis |= {"title": "side effect: KL on ordinary texts (nats per token)"}
+    return figure.update_layout(xaxis=axis, yaxis={"title": title, "tickformat": ".0%"}, height=480)
+
+
+def _rate(rate: str) -> tuple[str, str]:
+    """The column of a sweep that a share of stories is the mean of, and the title of its axis."""
+    return RATES[chosen("rate", rate, RATES)], f"share of {rate.replace('_', ' ')}"
 
 
 def _finished(table: pd.DataFrame, needed: Sequence[str], filled: Sequence[str] = (), more: Sequence[str] = ()) -> pd.DataFrame:

@@ -34,14 +34,14 @@ rows that have ended. Everything else is enqueued ahead.
 """
 
 from crosscoder_utils.engine.attempts import Attempts
-from crosscoder_utils.engine.batch import Batch, Limits, Request
+from crosscoder_utils.engine.batch import Batch, Limits, Request, as_requests
 from crosscoder_utils.engine.decoding import Decoding, family
 from crosscoder_utils.engine.memory_budget import plan_batches
 from crosscoder_utils.engine.reading import deltas_of, read_texts, text_requests
-from crosscoder_utils.engine.recording import records_of
+from crosscoder_utils.engine.recording import RowRecords, records_of
 from crosscoder_utils.engine.sampling import Sampler
 
 __all__ = [
-    "Attempts", "Batch", "Decoding", "Limits", "Request", "Sampler", "deltas_of", "family", "plan_batches", "read_texts",
-    "records_of", "text_requests",
+    "Attempts", "Batch", "Decoding", "Limits", "Request", "RowRecords", "Sampler", "as_requests", "deltas_of", "family",
+    "plan_batches", "read_texts", "records_of", "text_requests",
 ]  # fmt: skip

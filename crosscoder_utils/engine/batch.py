@@ -1,6 +1,6 @@
 """The rows of one batch: their tokens, where they may be edited, and what is recorded of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.tokens import padded
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.methods.statistics import FeatureStatistics
+from crosscoder_utils.prompts import TokenScope
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,20 @@ class Request:
     ids: Sequence[int]
     intervention: Intervention | None
     bounds: tuple[int, float]
+
+
+def as_requests(
+    setup: Setup,
+    texts: Sequence[str],
+    interventions: Sequence[Intervention | None],
+    bounds: Callable[[str, TokenScope], tuple[int, float]],
+    max_new_tokens: int = 0,
+) -> list[Request]:
+    """Tokenize, each different text once, and check lengths and scopes; `bounds` says what a scope means in a text."""
+    ids = {text: setup.token_ids(text, max_new_tokens) for text in dict.fromkeys(texts)}
+    scopes = dict.fromkeys((t, i.scope) for t, i in zip(texts, interventions, strict=True) if i is not None)
+    found = {(text, scope): bounds(text, scope) for text, scope in scopes}
+    return [Request(t, ids[t], i, (0, 0) if i is None else found[t, i.scope]) for t, i in zip(texts, interventions)]
 
 
 def within_bounds(requests: Sequence[Request], position: Int[Tensor, "row pos"]) -> Bool[Tensor, "row pos"]:

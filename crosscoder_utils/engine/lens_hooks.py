@@ -11,6 +11,7 @@ from crosscoder_utils.generation import as_rows
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.tokens import padded
 from crosscoder_utils.io.torch_defaults import own_settings
+from crosscoder_utils.io.validation import finite_number, instance, one_text
 from crosscoder_utils.loading import Setup
 
 Hook = Callable[..., Tensor]
@@ -18,6 +19,7 @@ Hook = Callable[..., Tensor]
 
 def input_ids(setup: Setup, text: str) -> Int[Tensor, "1 token"]:
     """A text's tokens as `run` gives them to the model: with a BOS if the preset says so, or the text brings one."""
+    instance("setup", setup, Setup, "make one with load()")
     return padded([setup.token_ids(text)], setup.tokenizer, setup.preset.prepend_bos, setup.device).tokens
 
 
@@ -38,7 +40,10 @@ def fwd_hooks(setup: Setup, text: str, intervention: Intervention | None, memory
         >>> with setup.model.hooks(fwd_hooks=hooks):
         ...     logits, cache = setup.model.run_with_cache(input_ids(setup, text))
     """
-    [text], [intervention] = as_rows(setup, text, intervention)
+    text, memory_gb = one_text("text", text), finite_number("memory_gb", memory_gb, 0, 1e6)
+    if intervention is not None:
+        instance("intervention", intervention, Intervention, "give Ablate(feature, method) or None")
+    as_rows(setup, text, intervention)
     [request] = text_requests(setup, [text], [intervention])
     if intervention is None:
         return []

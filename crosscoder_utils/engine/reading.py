@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crosscoder_utils.engine.batch import Limits, Request, within_bounds
+from crosscoder_utils.engine.batch import Limits, Request, as_requests, within_bounds
 from crosscoder_utils.engine.decoding import Decoding, family
 from crosscoder_utils.engine.editing import AlongDirections
 from crosscoder_utils.engine.memory_budget import plan_readings, plan_searches
@@ -30,11 +30,8 @@ Arrays = dict[str, np.ndarray]
 
 
 def text_requests(setup: Setup, texts: Sequence[str], interventions: Sequence[Intervention | None]) -> list[Request]:
-    """Check and tokenize texts, each different one once; a `Request` whose prompt is the whole text."""
-    ids = {text: setup.token_ids(text) for text in dict.fromkeys(texts)}
-    scopes = dict.fromkeys((t, i.scope) for t, i in zip(texts, interventions, strict=True) if i is not None)
-    bounds = {(text, scope): _bounds(setup, text, scope) for text, scope in scopes}
-    return [Request(t, ids[t], i, (0, 0) if i is None else bounds[t, i.scope]) for t, i in zip(texts, interventions)]
+    """Check and tokenize texts; a `Request` whose prompt is the whole text."""
+    return as_requests(setup, texts, interventions, lambda text, scope: _bounds(setup, text, scope))
 
 
 def _bounds(setup: Setup, text: str, scope: TokenScope) -> tuple[int, float]:
@@ -61,8 +58,6 @@ def read_texts(
     `loss` and `kl` are there for every row, `logits` if asked for, the records where the row has an intervention. A row of
     which an edit or a logit was not finite has `failed`, and NaN everywhere.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} is too small; it must be 1 or more")
     families = defaultdict(list)
     for number, request in enumerate(requests):
         families[family(request) or AlongDirections].append(number)

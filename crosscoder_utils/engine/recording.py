@@ -1,6 +1,7 @@
 """What was recorded of rows that have ended, as arrays of each row's own tokens."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,6 +12,29 @@ from crosscoder_utils.engine.batch import Batch, Limits
 from crosscoder_utils.hooks import read
 from crosscoder_utils.io.tokens import padded
 from crosscoder_utils.loading import Setup
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class RowRecords:
+    """What the features and the residual stream did at each token of a row, BOS left out; None for an untouched row.
+
+    With several features, activations are [token, target].
+
+    Attributes:
+        activation_before: The feature's activation in the clean model.
+        activation_after: The same, encoded from the edited stream.
+        pre_activation_before: As `activation_before`, without the JumpReLU.
+        pre_activation_after: As `activation_after`, without the JumpReLU.
+        edit_norm: Norm of what was added to the stream.
+        residual_norm: Norm of the clean stream.
+    """
+
+    activation_before: Float[np.ndarray, "token *target"] | None = None
+    activation_after: Float[np.ndarray, "token *target"] | None = None
+    pre_activation_before: Float[np.ndarray, "token *target"] | None = None
+    pre_activation_after: Float[np.ndarray, "token *target"] | None = None
+    edit_norm: Float[np.ndarray, "token point"] | None = None
+    residual_norm: Float[np.ndarray, "token point"] | None = None
 
 
 @torch.no_grad()

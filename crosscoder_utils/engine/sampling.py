@@ -1,7 +1,6 @@
 """Choosing the next token: greedy, or sampled with random numbers of the row's own."""
 
 import hashlib
-import math
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crosscoder_utils.engine.batch import Request
+from crosscoder_utils.io.validation import finite_number, whole_number
 
 
 class Sampler:
@@ -19,11 +19,11 @@ class Sampler:
     """
 
     def __init__(self, temperature: float = 0.0, top_k: int | None = None, seed: int = 0) -> None:
-        if not (math.isfinite(temperature) and temperature >= 0):
-            raise ValueError(f"temperature={temperature} must be a finite number, 0 (greedy) or more")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k={top_k} must be 1 or more, or None for all tokens")
-        self.temperature, self.top_k, self.seed = temperature, top_k, seed
+        self.temperature = finite_number("temperature", temperature, 0)
+        if 0 < self.temperature < 1e-6:
+            raise ValueError(f"temperature={temperature} must be 0 (greedy) or at least 1e-06")
+        self.top_k = None if top_k is None else whole_number("top_k", top_k, 1)
+        self.seed = whole_number("seed", seed)
 
     def next_tokens(self, logits: Float[Tensor, "row vocab"], requests: Sequence[Request], written: int) -> Int[Tensor, " row"]:
         """The next token of each row, where `written` tokens of its completion are there already."""

@@ -14,7 +14,8 @@ _COMPLETE = {"role", "ablated", "split", "setting", "prompt_index", "draw"}
 """Columns without missing values: rows are grouped by them."""
 _NUMBERS = {
     "prompt_index", "draw", "n_tokens", "max_new_tokens", "seed", "feature", "point", "strength",
-    "is_story", "says_phrase", "failed", "cross_entropy", "completion_cross_entropy", "overshoot", "relative_edit_norm",
+    "is_story", "is_fluent_story", "says_phrase", "failed", "cross_entropy", "completion_cross_entropy", "overshoot",
+    "relative_edit_norm",
 }  # fmt: skip
 
 

