@@ -1,6 +1,7 @@
 """Other libraries' errors as one line that names the value and what is wrong with it."""
 
 import difflib
+import re
 from collections.abc import Sequence
 
 from pydantic import ValidationError
@@ -48,7 +49,7 @@ def explained(error: ValidationError, known: Sequence[str] = (), assign: str = "
             problems.setdefault(value, [])
             problems[value] += [wrong] if wrong not in problems[value] else []
     # "scale='a' must be ..." is a sentence as it is.
-    lines = [(value + " or ".join(wrong)).replace(": must be ", " must be ") for value, wrong in problems.items()]
+    lines = [re.sub(": (must be|is) ", r" \1 ", value + " or ".join(wrong), count=1) for value, wrong in problems.items()]
     return "; ".join(lines[:5] + [f"and {len(lines) - 5} more"] * (len(lines) > 5))
 
 

