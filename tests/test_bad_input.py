@@ -134,7 +134,7 @@ def test_scope_that_begins_before_the_prompt(random, scope):
 
 
 def test_unknown_scope():
-    with pytest.raises(ValueError, match="tokens='some': is unknown; use 'all', 'prompt', 'generated'"):
+    with pytest.raises(ValueError, match="tokens='some' is unknown; use 'all', 'prompt', 'generated'"):
         Ablate(0, MANY, tokens="some")
 
 
