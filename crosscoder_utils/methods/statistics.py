@@ -35,7 +35,12 @@ if TYPE_CHECKING:
     from crosscoder_utils.interventions import Intervention
 
 N_TOKENS = 20_000
-"""Training tokens that statistics are measured on by default."""
+"""Training tokens that statistics are measured on by default.
+
+On both embedded models (width 128 and 20 training prompts, tag and mediator feature), shares of stories change by 5 points at
+most from 3,000 tokens on with a natural perturbation and an automatic scale, and by 15 with a patch along the pattern; see
+benchmarks/evidence.
+"""
 RIDGE = 1e-3
 """Share of its mean diagonal that is added to the diagonal of a covariance, so that it has an inverse."""
 _VERSION = 1
