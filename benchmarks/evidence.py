@@ -85,7 +85,7 @@ def statistics_needed(setup: Setup, features: dict[str, int], work: Path) -> pd.
         setup = replace(setup)  # statistics belong to a setup
         statistics = feature_statistics(setup, n_tokens)
         set_statistics(setup, statistics)
-        for role in ROLES_OF_STATISTICS:
+        for role in [one for one in ROLES_OF_STATISTICS if one in features]:
             rows = sweep(setup, prompts, [Ablate(features[role], one) for one in methods], folder=work, progress=False)
             columns = ["is_fluent_story", "relative_edit_norm"]
             means = rows.groupby("label", sort=False)[columns].mean().astype(float).reset_index()
