@@ -48,10 +48,10 @@ def figures() -> list:
         heat_maps(table()),
         overshoot_scatter(table().assign(method=EVIL)),
         condition_scatter(statistics, EVIL, "other", {EVIL: 0}),
-        effect_scatter(pd.DataFrame({"feature": [0], "kl_decoder": [1.0], "kl_encoder": [2.0]}), {EVIL: 0}),
         bars_by_point({EVIL: [1.0, 2.0], "b": [1.0, 2.0]}, EVIL, (0, 1)),
         comparison_dots(table().assign(draw=0), {EVIL: 1.0}),
         size_curves(pd.concat([table().assign(method=EVIL, draw=0, ablated=a) for a in ("feature", "random direction")])),
+        effect_scatter(pd.DataFrame({"feature": [0], "kl_decoder": [1.0], "kl_encoder": [2.0]}), {EVIL: 0}),
     ]
 
 
@@ -104,6 +104,8 @@ LABELS = [
     (".g-xtitle",),
     (".legendtext >> nth=0", ".g-ytitle"),
     (".ytick", ".legendtext"),
+    (),
+    (".legendtext >> nth=1",),
 ]
 
 
