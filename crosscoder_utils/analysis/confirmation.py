@@ -1,7 +1,7 @@
 """Does an intervention turn one behaviour into the other, on prompts that chose nothing, and do its controls do so too?"""
 
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from crosscoder_utils.analysis.argument_checks import checked_setup, readable
-from crosscoder_utils.analysis.controls import firing_tokens, frequency_matched_features, relevant_tokens
+from crosscoder_utils.analysis.controls import firing_tokens, frequency_matched_features, random_directions, relevant_tokens
 from crosscoder_utils.analysis.encoded_texts import encode_texts
 from crosscoder_utils.analysis.screen import N_EXAMPLES, make_intervention
 from crosscoder_utils.analysis.statistics import crossed_difference, wilson_interval
@@ -106,7 +106,7 @@ def confirm(
         prompts = fitting_prompts(setup, whole_number("n_prompts", n_prompts, 1), goal, max_new_tokens, "test")
     prompts = texts("prompts", prompts)
     draws = {_FEATURE: [intervention], "untouched": [None], _MATCHED: [], _RANDOM: []}
-    draws[_RANDOM] = _random_directions(intervention, n_random)
+    draws[_RANDOM] = random_directions(intervention, n_random)
     draws[_MATCHED] = _matched(setup, intervention, n_matched) if n_matched else []
     kinds = [(kind, draw) for kind, drawn in draws.items() for draw in range(len(drawn))]
     drawn = [one for own in draws.values() for one in own]
@@ -134,13 +134,6 @@ def _summary(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(relative_edit_norm=norms)
     means = table.groupby("kind", sort=False)[["completion_cross_entropy", "relative_edit_norm"]].mean()
     return pd.DataFrame(rows).merge(means.reset_index(), on="kind")
-
-
-def _random_directions(intervention: Intervention, n: int) -> list[Intervention]:
-    method = intervention.method
-    if n and not (is_dataclass(method) and "random" in {field.name for field in fields(method)}):
-        raise ValueError(f"method {method.name!r} has no parameter `random` for random directions; give n_random=0")
-    return [replace(intervention, method=replace(method, random=seed)) for seed in range(n)]
 
 
 def _matched(setup: Setup, intervention: Intervention, n: int) -> list[Intervention]:

@@ -1,6 +1,7 @@
-"""Controls for an intervention on a feature: other features that fire about as often."""
+"""Controls for an intervention on a feature: other features that fire about as often, and random directions."""
 
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from jaxtyping import Bool, Int
 
 from crosscoder_utils.analysis.argument_checks import checked_feature, readable
 from crosscoder_utils.analysis.encoded_texts import encode_texts
+from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.validation import whole_number, whole_numbers
 from crosscoder_utils.loading import Setup
 
@@ -75,3 +77,15 @@ def relevant_tokens(fires: Sequence[Bool[np.ndarray, "_ feature"]], feature: int
     """The tokens of the prompts; if `feature` fires on the phrase only, those of the prompts with the phrase."""
     prompts, with_phrase = fires
     return prompts if prompts[:, feature].any() else with_phrase
+
+
+def random_directions(intervention: Intervention, n: int) -> list[Intervention]:
+    """The same along random directions of the same norms, with seeds 0, 1, ...
+
+    Raises:
+        ValueError: If the method, one of a user's own, has no parameter `random`.
+    """
+    method = intervention.method
+    if n and not (is_dataclass(method) and "random" in {field.name for field in fields(method)}):
+        raise ValueError(f"method {method.name!r} has no parameter `random` for random directions; give n_random=0")
+    return [replace(intervention, method=replace(method, random=seed)) for seed in range(n)]

@@ -1,15 +1,15 @@
 """Every method on a few features: settings chosen on training prompts, confirmed on held-out ones beside random directions."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup
+from crosscoder_utils.analysis.controls import random_directions
 from crosscoder_utils.analysis.side_effects import side_effects
 from crosscoder_utils.analysis.statistics import TOLERANCE, best_settings, wilson_interval
+from crosscoder_utils.analysis.store import settings_text
 from crosscoder_utils.analysis.sweeps import Workers, sweep
 from crosscoder_utils.interventions import Ablate
 from crosscoder_utils.io.files import check_writable
@@ -23,7 +23,6 @@ from crosscoder_utils.methods import (
     Perturbation,
     SingleLayer,
     SteepestDescent,
-    method_from,
 )
 
 STORY = "is_fluent_story"
@@ -102,14 +101,15 @@ def compare_methods(
     grid = [
         (role, kind, Ablate(feature, one)) for role, feature in features.items() for kind, own in methods.items() for one in own
     ]
+    for *_, ablation in grid:
+        random_directions(ablation, 1)  # raises where there are none, before anything is computed
     options = {"max_new_tokens": max_new_tokens, "folder": folder, "workers": workers, "progress": progress}
     best = _chosen(setup, grid, n_train, options)
-    ablations = [
-        Ablate(int(feature), method_from(json.loads(one)))
-        for feature, one in zip(best["feature"], best["settings"], strict=True)
-    ]
+    ablations = [grid[setting][2] for setting in best["setting"]]
     confirmed = _confirmed(setup, ablations, n_held_out, n_random, options)
     costs = side_effects(setup, ablations, n_ordinary, **options)
+    best["feature"] = [one.feature for one in ablations]
+    best["settings"] = [settings_text(one) for one in ablations]
     columns = ["role", "feature", "kind", "label", "settings", "chosen_on"]
     return pd.concat([best[columns], confirmed, costs[["mean_kl", "loss_change", "unchanged"]]], axis=1)
 
@@ -119,18 +119,14 @@ def _chosen(setup: Setup, grid: list[tuple[str, str, Ablate]], n_train: int, opt
     prompts = setup.prompts(n_train, deployment=True, split="train")
     table = sweep(setup, prompts, [one for _, _, one in grid], **options)
     table[["role", "kind"]] = [grid[setting][:2] for setting in table["setting"]]
-    best = best_settings(table, ["role", "kind"], TOLERANCE, "fluent_stories").rename(columns={"fluent_stories": "chosen_on"})
-    best["feature"] = [grid[setting][2].feature for setting in best["setting"]]
-    first = table.drop_duplicates("setting").set_index("setting")
-    return best.assign(settings=first["settings"].loc[best["setting"]].to_numpy())
+    best = best_settings(table, ["role", "kind"], TOLERANCE, "fluent_stories")
+    return best.rename(columns={"fluent_stories": "chosen_on"})
 
 
 def _confirmed(setup: Setup, ablations: list[Ablate], n: int, n_random: int, options: dict) -> pd.DataFrame:
     """What the chosen settings and random directions of the same norms do to held-out prompts."""
-    prompts, random = setup.prompts(n, deployment=True), []
-    for seed in range(n_random):
-        random += [replace(one, method=replace(one.method, random=seed)) for one in ablations]
-    table = sweep(setup, prompts, ablations + random, **options)
+    draws = zip(*(random_directions(one, n_random) for one in ablations), strict=True)
+    table = sweep(setup, setup.prompts(n, deployment=True), [*ablations, *(one for draw in draws for one in draw)], **options)
     table["draw"], table["number"] = table["setting"] // len(ablations), table["setting"] % len(ablations)
     own, draws = table[table["draw"] == 0], table[table["draw"] > 0]
     found = own.groupby("number").agg(

@@ -13,8 +13,8 @@ from jaxtyping import Bool
 
 from crosscoder_utils.analysis.attribution import estimated_effects
 from crosscoder_utils.analysis.screen_arguments import checked_estimate, checked_prompts, checked_running, checked_settings
-from crosscoder_utils.analysis.screen_rows import ScreenOptions, computed_rows, known_scores
-from crosscoder_utils.analysis.sweeps import Workers
+from crosscoder_utils.analysis.screen_rows import ScreenOptions, ScreenTask, known_scores
+from crosscoder_utils.analysis.sweeps import Workers, computed_rows
 from crosscoder_utils.analysis.untouched import Firing, firing_of, usual_activations
 from crosscoder_utils.generation import Generation, as_rows, generate
 from crosscoder_utils.interventions import Ablate, Clamp, Intervention, Steer
@@ -121,7 +121,7 @@ def screen(
     }
     at = np.argwhere(runs.T)[:, ::-1]  # rows of one prompt stand together: they share the clean run
     rows, options = [(made[row], prompts[prompt]) for row, prompt in at], ScreenOptions(max_new_tokens, 0, "target")
-    found = computed_rows(setup, rows, options, output_dir, ray, progress, rows_per_file)
+    found = computed_rows(setup, rows, options, output_dir, ray, progress, rows_per_file, ScreenTask, "screen")
     known = known_scores(setup, untouched).assign(kl=0.0, relative_edit_norm=0.0)
     return _ranked(setup, _with_effects(table, known, found, at, left_out).assign(ran=runs.any(1)), action, known)
 

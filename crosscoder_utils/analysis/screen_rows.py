@@ -1,19 +1,16 @@
 """Rows of a screen: completions, their scores, and how far the prediction of the first token has moved."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from crosscoder_utils.analysis.metrics import SCORES, score
-from crosscoder_utils.analysis.store import RowFiles, assets_of, row_id
 from crosscoder_utils.analysis.story_measures import text_measures
-from crosscoder_utils.analysis.sweeps import Options, Row, Task, Workers, missing_tasks
+from crosscoder_utils.analysis.sweeps import Options, Row, Task
 from crosscoder_utils.engine import Request, Sampler
 from crosscoder_utils.engine.reading import kl_divergence
 from crosscoder_utils.forward import run
@@ -37,43 +34,6 @@ class ScreenTask(Task):
 
     def table(self, setup: Setup, progress: Callable[[int], object] | bool) -> pd.DataFrame:
         return effects(setup, self.rows, self.options, progress)
-
-
-def computed_rows(
-    setup: Setup,
-    rows: Sequence[Row],
-    options: Options,
-    folder: str | Path | None,
-    workers: Workers | None,
-    progress: bool,
-    rows_per_file: int,
-    kind: type[Task] = ScreenTask,
-    name: str = "screen",
-) -> pd.DataFrame:
-    """The table of some rows, in their order; those that `folder` has are read, the others computed and stored there.
-
-    `kind` of task computes them, and `name` stands before the progress bar.
-
-    As in a sweep, all rows are split into the same parts whether or not some of them are stored, and so rounded alike.
-    """
-    assets, files = assets_of(setup), None if folder is None else RowFiles(folder)
-    ids = [row_id(assets, prompt, intervention, asdict(options)) for intervention, prompt in rows]
-    stored = set() if files is None else files.ids()
-    tasks = [kind(**vars(task)) for task in missing_tasks(rows, ids, stored, options, assets, rows_per_file)]
-    total, missing = len(set(ids)), sum(len(task.rows) for task in tasks)
-    tables: list[pd.DataFrame] = []
-    keep = tables.append if files is None else files.add
-    with tqdm(total=total, initial=total - missing, desc=name, unit="row", mininterval=2, disable=not progress) as bar:
-        if workers is None:
-            for task in tasks:
-                keep(task.run(setup, bar.update))
-        else:
-            for table in workers.run(setup, tasks):
-                keep(table)
-                bar.update(len(table))
-    if files is not None:
-        return files.read(ids)
-    return pd.concat(tables).set_index("row_id").loc[ids].reset_index() if tables else pd.DataFrame()
 
 
 def effects(

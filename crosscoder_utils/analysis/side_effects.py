@@ -11,10 +11,9 @@ import pandas as pd
 from jaxtyping import Float
 
 from crosscoder_utils.analysis.argument_checks import checked_setup, readable
-from crosscoder_utils.analysis.screen_rows import computed_rows
 from crosscoder_utils.analysis.store import check_columns, settings_text
 from crosscoder_utils.analysis.stored_settings import interventions_of
-from crosscoder_utils.analysis.sweeps import Options, Row, Task, Workers
+from crosscoder_utils.analysis.sweeps import Options, Row, Task, Workers, computed_rows
 from crosscoder_utils.engine import text_requests
 from crosscoder_utils.forward import run
 from crosscoder_utils.generation import as_rows, generate, make_requests

@@ -12,6 +12,7 @@ from crosscoder_utils.analysis.controls import (
     firing_tokens,
     frequency_matched_feature,
     frequency_matched_features,
+    random_directions,
     relevant_tokens,
 )
 from crosscoder_utils.analysis.metrics import score, token_losses
@@ -171,7 +172,7 @@ def control_draws(
         draws = {
             "feature": [Ablate(features[role], method)],
             "frequency-matched feature": [Ablate(other, method) for other in matched.get(role, ())],
-            "random direction": [Ablate(features[role], replace(method, random=seed)) for seed in range(n_random)],
+            "random direction": random_directions(Ablate(features[role], method), n_random),
         }
         for kind, drawn in draws.items():
             kinds += [(role, kind, draw, setting) for draw in range(len(drawn))]

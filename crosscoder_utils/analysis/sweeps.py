@@ -160,7 +160,7 @@ def sweep(
     if folder is None:
         table = compute_rows(setup, rows, options, progress).assign(settings=[settings_text(one) for one, _ in rows])
     else:
-        table = _compute_missing(setup, rows, options, progress, RowFiles(folder), workers, rows_per_file)
+        table = computed_rows(setup, rows, options, folder, workers, progress, rows_per_file, Task, "sweep")
     return pd.concat([index.to_frame(index=False), table], axis=1)
 
 
@@ -176,32 +176,49 @@ def compute_rows(
     return table.assign(overshoot=overshoot(setup, generations)) if options.record != "nothing" else table
 
 
-def _compute_missing(
+def computed_rows(
     setup: Setup,
     rows: Sequence[Row],
     options: Options,
-    progress: bool,
-    files: RowFiles,
+    folder: str | Path | None,
     workers: Workers | None,
+    progress: bool,
     rows_per_file: int,
+    kind: type[Task],
+    name: str,
 ) -> pd.DataFrame:
-    assets = assets_of(setup)
+    """The table of some rows, in their order; those that `folder` has are read, the others computed and stored there.
+
+    `kind` of task computes them, and `name` stands before the progress bar.
+    """
+    files = None if folder is None else RowFiles(folder)
+    assets, stored = assets_of(setup), set() if files is None else files.ids()
     ids = [row_id(assets, prompt, intervention, asdict(options)) for intervention, prompt in rows]
-    tasks = missing_tasks(rows, ids, files.ids(), options, assets, rows_per_file)
+    tasks = missing_tasks(rows, ids, stored, options, assets, rows_per_file, kind)
     total, missing = len(set(ids)), sum(len(task.rows) for task in tasks)
-    with tqdm(total=total, initial=total - missing, desc="sweep", unit="row", mininterval=2, disable=not progress) as bar:
+    tables: list[pd.DataFrame] = []
+    keep = tables.append if files is None else files.add
+    with tqdm(total=total, initial=total - missing, desc=name, unit="row", mininterval=2, disable=not progress) as bar:
         if workers is None:
             for task in tasks:
-                files.add(task.run(setup, bar.update))
+                keep(task.run(setup, bar.update))
         else:
             for table in workers.run(setup, tasks):
-                files.add(table)
+                keep(table)
                 bar.update(len(table))
-    return files.read(ids)
+    if files is not None:
+        return files.read(ids)
+    return pd.concat(tables).set_index("row_id").loc[ids].reset_index() if tables else pd.DataFrame()
 
 
 def missing_tasks(
-    rows: Sequence[Row], ids: Sequence[str], stored: set[str], options: Options, assets: str, size: int
+    rows: Sequence[Row],
+    ids: Sequence[str],
+    stored: set[str],
+    options: Options,
+    assets: str,
+    size: int,
+    kind: type[Task],
 ) -> list[Task]:
     """Tasks for the rows that are not stored yet; rows with equal ids are computed once.
 
@@ -216,5 +233,5 @@ def missing_tasks(
                 known.add(ids[number])
                 missing.append(number)
         if missing:
-            tasks.append(Task([rows[i] for i in missing], [ids[i] for i in missing], options, assets))
+            tasks.append(kind([rows[i] for i in missing], [ids[i] for i in missing], options, assets))
     return tasks

@@ -6,7 +6,15 @@ import pytest
 
 from crosscoder_utils import Ablate, ManyLayers, NaturalPerturbation, SingleLayer, generate
 from crosscoder_utils.analysis import compare_methods, every_method, score, side_effects, wilson_interval
-from crosscoder_utils.methods import METHODS, method_from
+from crosscoder_utils.methods import METHODS, DecoderMethod, method_from
+
+
+class WithoutControl(DecoderMethod):
+    """A user's own method that has no random directions."""
+
+    def directions(self, W_dec):
+        return W_dec
+
 
 METHODS_TRIED = {
     "many layers": [ManyLayers(0.1), ManyLayers(1.0), ManyLayers(2.0)],
@@ -77,6 +85,7 @@ def test_every_method_is_tried():
         ({"features": {"tag": 10**6}}, "1000000"),
         ({"features": {}}, "features holds 0 roles"),
         ({"methods": {}}, "methods holds 0 kinds"),
+        ({"methods": {"x": [WithoutControl()]}}, "method 'WithoutControl' has no parameter `random`"),
         ({"methods": {"x": []}}, "methods has no settings for 'x'"),
     ],
 )
