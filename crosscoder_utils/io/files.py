@@ -47,12 +47,13 @@ def user_path(path: str | Path) -> Path:
 
 
 def beside(value: Any, folder: Path) -> Any:
-    """A source, or a list or mapping with sources; the names of folders beside a file become absolute paths."""
+    """A source, or a list or mapping with sources; folders and GGUF files beside a file become absolute paths."""
     if isinstance(value, dict):
         return value | {"source": beside(value["source"], folder)} if "source" in value else value
     if isinstance(value, list):
         return [beside(one, folder) if isinstance(one, str) else one for one in value]
-    if isinstance(value, str) and value and user_path(folder / value).is_dir():
+    path = user_path(folder / value) if isinstance(value, str) and value else None
+    if path is not None and (path.is_dir() or (path.suffix == ".gguf" and path.is_file())):
         return str((folder / value).resolve())
     return value
 

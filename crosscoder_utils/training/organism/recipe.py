@@ -4,6 +4,7 @@ import dataclasses
 import json
 from dataclasses import field
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -48,19 +49,24 @@ class Recipe:
     """Number of held-out prompts for the figures of the model card."""
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        return to_json(self)
 
 
-def read_recipe(path: str | Path) -> Recipe:
+def to_json(recipe: Any) -> str:
+    """A recipe as `recipe.json` holds it."""
+    return json.dumps(dataclasses.asdict(recipe), indent=2) + "\n"
+
+
+def read_recipe(path: str | Path, kind: type = Recipe) -> Any:
     """Read a recipe from a JSON file, such as `recipe.json` of a trained model; keys that it leaves out keep their defaults.
 
     Raises:
         ValueError: If a key is unknown or a value is not valid.
     """
     try:
-        return TypeAdapter(Recipe).validate_python(read_json(path))
+        return TypeAdapter(kind).validate_python(read_json(path))
     except ValidationError as error:
-        known = _field_names(Recipe)
+        known = _field_names(kind)
         raise ValueError(
             f"{path}: {explained(error, known, assign=': ')}; recipe.json beside a trained model has all keys"
         ) from error

