@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import yaml
 
@@ -20,13 +21,15 @@ _SHARED = ("_ext", "_static", "references.bib")  # of the checkout's folder book
 
 
 def build_book(recipe: Replication, out: Path, seconds: dict[str, float]) -> float:
-    """Write `out`/book and build its pages into `out`/book/_build/html; return the seconds.
+    """Write `out`/book and build its pages into `out`/book/_build/html, whole or not at all; return the seconds.
 
     Raises:
         ValueError: If the book cannot be built.
     """
-    began, book = time.monotonic(), out / "book"
-    shutil.rmtree(book, ignore_errors=True)  # what an interrupted build left
+    began = time.monotonic()
+    for left in out.glob(".book-*"):  # by an interrupted build
+        shutil.rmtree(left, ignore_errors=True)
+    book = out / f".book-{uuid4().hex[:12]}"  # the builder of a killed run may still write to its own
     for name in _SHARED:
         source = CHECKOUT / "book" / name
         if source.is_dir():
@@ -44,6 +47,9 @@ def build_book(recipe: Replication, out: Path, seconds: dict[str, float]) -> flo
     if done.returncode:
         said = re.findall(r"(?:WARNING|ERROR).*", done.stdout + done.stderr) or (done.stdout + done.stderr).splitlines()[-1:]
         raise ValueError(f"the book in {book} cannot be built: {said[0][:300] if said else 'jupyter-book failed'}")
+    shutil.rmtree(book / "_build" / ".doctrees", ignore_errors=True)
+    shutil.rmtree(out / "book", ignore_errors=True)
+    book.rename(out / "book")
     return time.monotonic() - began
 
 

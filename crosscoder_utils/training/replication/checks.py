@@ -5,10 +5,10 @@ from pathlib import Path
 
 import psutil
 import torch
-from transformers import AutoConfig
 
 from crosscoder_utils.io.datasets import SPLITS, read_rows
-from crosscoder_utils.io.sources import list_files, parse_source, reading
+from crosscoder_utils.io.sources import list_files, parse_source
+from crosscoder_utils.io.transformers_models import read_config
 from crosscoder_utils.presets import Preset
 from crosscoder_utils.training.recipe import CrosscoderRecipe
 from crosscoder_utils.training.replication.settings import Replication
@@ -43,7 +43,7 @@ def check_resources(recipe: Replication, out: Path) -> None:
     weights with their gradients and Adam's two moments, twice the model. On disk: the data, the training state (twice while it
     is replaced), the crosscoder, notebooks and book.
     """
-    config = _config(recipe.preset)
+    config = read_config(recipe.preset.model).get_text_config()
     shape = {"points": config.num_hidden_layers + 1, "width": config.hidden_size}
     window = recipe.crosscoder.tokens * shape["points"] * shape["width"]
     weights = 4 * crosscoder_size(recipe.crosscoder, **shape)
@@ -63,12 +63,6 @@ def check_resources(recipe: Replication, out: Path) -> None:
 def crosscoder_size(recipe: CrosscoderRecipe, points: int, width: int) -> int:
     """Number of weights of encoder and decoder."""
     return 2 * recipe.n_features * points * width
-
-
-def _config(preset: Preset) -> AutoConfig:
-    where = parse_source(preset.model)
-    with reading(preset.model):
-        return AutoConfig.from_pretrained(where.name, revision=where.revision, subfolder=where.subfolder).get_text_config()
 
 
 def _check(what: str, needed: float, free: float, remedy: str) -> None:

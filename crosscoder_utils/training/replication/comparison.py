@@ -90,8 +90,8 @@ The numbers of two crosscoders' features have nothing to do with each other. Our
 {made.n_features:,} features at hook points {", ".join(map(str, crosscoder["hook_points"]))}, {made.steps:,} steps of
 {made.batch_size} tokens, learning rate {made.lr:g}, final sparsity weight {made.sparsity:g}, seed {recipe.seed}.{fewer} The
 post does not give its sparsity weight, and its replication cut texts into sequences of 128 tokens, where this one reads them
-up to the model's context. On {crosscoder["texts"]} held-out texts: L0 {crosscoder["l0"]:.1f}, {crosscoder["dead_share"]:.1%} of the
-features dead.
+up to the model's context. On {crosscoder["texts"]} held-out texts: L0 {crosscoder["l0"]:.1f},
+{crosscoder["dead_share"]:.1%} of the features dead.
 
 {_markdown(_reconstruction(crosscoder))}
 

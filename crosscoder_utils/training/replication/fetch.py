@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from tqdm import tqdm
 
 from crosscoder_utils.io.datasets import SPLITS, read_examples, read_rows
 from crosscoder_utils.io.files import whole_file, write_text
-from crosscoder_utils.io.sources import Source, fetch_folder, parse_source
+from crosscoder_utils.io.sources import fetch_folder, parse_source
 from crosscoder_utils.io.transformers_models import read_causal_lm, read_tokenizer
 from crosscoder_utils.presets import Preset
 from crosscoder_utils.training.replication.settings import Replication
@@ -52,7 +53,7 @@ def pinned(source: str) -> str:
     if parsed.is_local or parsed.revision:
         return source
     snapshot = fetch_folder(parsed.name, ["config.json", "adapter_config.json"])
-    return str(Source(parsed.name, parsed.subfolder, snapshot.name))
+    return str(replace(parsed, revision=snapshot.name))
 
 
 def _write_split(preset: Preset, split: str, most: int, path: Path) -> None:

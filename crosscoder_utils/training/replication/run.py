@@ -68,7 +68,7 @@ def replicate(recipe: Replication, out: str | Path) -> Path:
     check_notebooks(recipe)
     check_sources(recipe.preset, fetched=(out / "preset.yaml").exists())
     check_resources(recipe, out)
-    stages, device = Stages(out / "stages", recipe.to_json()), Accelerator().device.type
+    stages, device = Stages(out, recipe.to_json()), Accelerator().device.type
     stages.run("fetch", partial(fetch, recipe, out))
     if "crosscoder" not in stages.seconds:
         _say(recipe, out, stages, device)
