@@ -28,7 +28,7 @@ from crosscoder_utils.training.replication.settings import Replication
 
 _TRIAL = {"tokens": 8192, "steps": 10}
 _TRIAL_PROMPTS, _TRIAL_TOKENS = 10, 16
-_BOOK_SECONDS = 40.0
+_OTHERS = {"comparison": 20.0, "book": 40.0}  # seconds that hardly depend on the model
 _TOKENS_OF_A_TEXT = 200
 
 
@@ -105,7 +105,7 @@ def remaining(recipe: Replication, out: Path, rates: Rates, done: Mapping[str, f
     factor = sum(done[name] for name in ran) / sum(expected[name] for name in ran) if ran else 1.0
     stages = {"crosscoder": _training_seconds(recipe, rates) * _training_left(recipe, out)}
     stages |= {name: seconds * factor * _rows_left(recipe, out, name, rates.n_points) for name, seconds in expected.items()}
-    return {name: seconds for name, seconds in (stages | {"book": _BOOK_SECONDS}).items() if name not in done}
+    return {name: seconds for name, seconds in (stages | _OTHERS).items() if name not in done}
 
 
 def _training_seconds(recipe: Replication, rates: Rates) -> float:

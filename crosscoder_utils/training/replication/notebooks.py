@@ -33,7 +33,9 @@ def run_notebook(recipe: Replication, name: str, out: Path, device: str) -> floa
     given = {key: value for key, value in given.items() if key in papermill.inspect_notebook(source_of(name))}
     running = folder / f"{name}.running.ipynb"
     try:
-        papermill.execute_notebook(source_of(name), running, given, kernel_name="python3", cwd=folder, stderr_file=sys.stderr)
+        # The kernel's own warnings about its connection are left out; its bars are shown.
+        quiet = ["--log-level=40"]
+        papermill.execute_notebook(source_of(name), running, given, cwd=folder, stderr_file=sys.stderr, extra_arguments=quiet)
     except papermill.PapermillExecutionError as error:
         raise ValueError(
             f"notebook {name} stopped with {error.ename}: {in_one_line(error.evalue, 200)}; see {running}; the same command "
