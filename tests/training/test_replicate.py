@@ -81,8 +81,9 @@ def test_stopped_at_every_stage_it_goes_on(options, tmp_path, monkeypatch, capsy
     assert list(stages_of(out)) == todo and len(begun) == 2 * len(todo)  # each began when it was stopped, and when it ran
     said = capsys.readouterr().out
     assert "crosscoder: already done" in said and f"Open {out}/book/_build/html/index.html" in said
-    totals = [float(one) for one in re.findall(r"in all +([\d.]+) minutes", said)]
-    assert all(one > 0 for one in totals) and totals[-1] < totals[0]
+    estimates = [re.findall(r"^  (\S.*?) {2,}[\d.]+ (?:minutes|hours)$", one, re.M) for one in said.split("What remains")[1:]]
+    assert estimates[0] == ["crosscoder", *NEEDED, "comparison", "book", "in all"]
+    assert estimates[-1] == [NEEDED[-1], "comparison", "book", "in all"]
     check_the_book(out)
     main([*options, "--out", str(out), "--notebooks", *NEEDED])
     assert len(begun) == 2 * len(todo)

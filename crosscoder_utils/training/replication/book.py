@@ -42,8 +42,8 @@ def build_book(recipe: Replication, out: Path, seconds: dict[str, float]) -> flo
     write_text(book / f"{_ROOT}.md", page(recipe, read_json(out / "comparison.json"), seconds, TITLE))
     for name in recipe.notebooks:
         write_page(recipe, name, out, book, _ROOT, TITLE)
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(book), "-W", "--keep-going"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", ".", "-W", "--keep-going"]
+    done = subprocess.run(command, cwd=book, capture_output=True, text=True)
     if done.returncode:
         said = re.findall(r"(?:WARNING|ERROR).*", done.stdout + done.stderr) or (done.stdout + done.stderr).splitlines()[-1:]
         raise ValueError(f"the book in {book} cannot be built: {said[0][:300] if said else 'jupyter-book failed'}")
