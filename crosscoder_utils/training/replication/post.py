@@ -44,7 +44,7 @@ STATEMENTS = {
         "tag, last hook point: the phrase, at the scale with the fewest",
         "always",
         _NUMBERS,
-        "intervening at the last layer always performs badly",
+        "intervening at the last layer always performs badly (the model always outputs",
     ),
     "tag weak": Statement(
         "tag, single layer, best hook point: scales 0.5, 2 and 8",
