@@ -10,7 +10,7 @@ FEATURES ?= tag, colon
 OUT ?= sweep
 ARGS ?=
 
-.PHONY: book test browser-test lint bench sweep url clean
+.PHONY: book test browser-test lint bench sweep replicate url clean
 
 # Rows of sweeps that are in notebooks/outputs already, under the ids of what made them, are not computed again.
 book: .venv/installed
@@ -45,6 +45,13 @@ sweep: .venv/installed
 	mkdir -p $(OUT)
 	$(BIN)/papermill notebooks/05_sweeps.ipynb $(OUT)/05_sweeps.ipynb -p preset $(PRESET) \
 		-y "roles: [$(FEATURES)]" -p output_dir $(abspath $(OUT)) $(ARGS)
+
+# The post itself: fetches the published model (so not offline), trains, runs the notebooks, builds a book in OUT. Run it
+# again with the same OUT to go on with one that was interrupted. ARGS, such as "--steps 2000", go to the command.
+replicate: export HF_HUB_OFFLINE := 0
+replicate: OUT := $(if $(filter file,$(origin OUT)),replication,$(OUT))
+replicate: .venv/installed
+	$(BIN)/python -m crosscoder_utils.training replicate --out $(OUT) $(ARGS)
 
 # The repository's address: of the book's links, the notebooks' Colab cells, the package's metadata and the citation.
 url:

@@ -11,7 +11,14 @@ from peft import PeftModel
 from peft.utils import get_peft_model_state_dict, load_peft_weights
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
 
 from crosscoder_utils.io.error_messages import in_one_line
@@ -24,6 +31,13 @@ def read_tokenizer(source: str) -> PreTrainedTokenizerFast:
     where = _parsed(source)
     with quiet(), _complete(source, "a tokenizer.json"), reading(source):
         return AutoTokenizer.from_pretrained(where.name, **_arguments(where))
+
+
+def read_config(source: str) -> PreTrainedConfig:
+    """Read a model's configuration, without its weights; raises a `FileNotFoundError` if that is not possible."""
+    where = _parsed(source)
+    with quiet(), _complete(source, "a config.json"), reading(source):
+        return AutoConfig.from_pretrained(where.name, **_arguments(where))
 
 
 def read_causal_lm(source: str, adapters: Sequence[str] = (), dtype: str = "float32") -> PreTrainedModel:

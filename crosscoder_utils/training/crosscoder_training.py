@@ -124,6 +124,7 @@ def train_crosscoder(
     norms = accelerator.reduce(torch.stack([rows.norm(dim=-1).mean(0) for rows in first]).mean(0), "mean")
     scale = math.sqrt(first[0].shape[-1]) / norms
     some = torch.cat([rows[: _ROWS_FOR_INITIAL_BIAS // recipe.shards] for rows in first])
+    del first  # in float32, twice the window
     trainee = _Trainee(accelerator.gather(some) * scale[:, None], recipe).to(accelerator.device)
     optimizer = torch.optim.Adam(trainee.parameters(), lr=recipe.lr)
 

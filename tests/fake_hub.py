@@ -45,10 +45,18 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(json.dumps(info).encode(), with_body)
         elif path.startswith("/owner/name/resolve/"):
             name = path.split("/", 5)[5]
+            if name not in names:
+                return self._answer_missing()
             self.server.fetched += [name] if with_body else []
             self._send((self.server.folder / name).read_bytes(), with_body)
         else:
             self.send_error(404)
+
+    def _answer_missing(self) -> None:
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.send_header("X-Error-Code", "EntryNotFound")
+        self.end_headers()
 
     def _send(self, content: bytes, with_body: bool) -> None:
         self.send_response(200)
