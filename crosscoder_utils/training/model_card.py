@@ -9,7 +9,7 @@ from crosscoder_utils.io.error_messages import in_one_line
 from crosscoder_utils.io.files import read_json, write_text
 from crosscoder_utils.presets import PRESETS
 from crosscoder_utils.training.recipe_file import FIGURES, RECIPE, public_name
-from crosscoder_utils.training.shared_folder import CARD, SharedFolder, hub_repository
+from crosscoder_utils.training.shared_folder import CARD, SharedFolder, hub_repository, split_repository
 
 _ADDRESS = "https://github.com/crosscoder-utils/crosscoder-utils"
 _EXPLAINED = """FVU is the fraction of variance unexplained. CE loss added is the rise of the model's cross-entropy on held-out
@@ -32,10 +32,13 @@ def write_model_card(folder: str | Path, repo: str, license: str | None = None) 
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If it is no folder of a crosscoder or an adapter, or a file in it is damaged.
+        ValueError: If it is no folder of a crosscoder or an adapter, a file in it is damaged, or it has a card already.
     """
+    split_repository(repo)
     shared = SharedFolder.read(folder)
     path = shared.folder / CARD
+    if path.exists():
+        raise ValueError(f"{path} exists, and may be somebody's work; delete it to have it written anew")
     write_text(path, str(model_card(shared, repo, license)))
     return path
 

@@ -20,10 +20,9 @@ _ADAPTER_CONFIG, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safete
 _FILES = {"crosscoder": (CONFIG, WEIGHTS), "adapter": (_ADAPTER_CONFIG, _ADAPTER_WEIGHTS)}
 _OPTIONAL = (RECIPE, FIGURES, CARD)
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
-_PATH = re.compile(
-    r"\"(?P<json>/[^\"/]+/[^\"]*)\"|[\s\"'`(](?P<text>(/(home|Users|root|tmp|mnt|content)/|~/|[A-Za-z]:\\)[^\s\"'`)]*)"
-)
+_PATH = re.compile(r"(?:^|[\s\"'`(=:])(~/[^\s\"'`)]+|/[\w.-]+/[^\s\"'`)]*|[A-Za-z]:\\[^\s\"'`)]*)")
 _HUB_SOURCE = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(/[\w./-]+)?(@[\w./-]+)?")
+_REPOSITORY = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?P<inside>(/[\w.-]*[\w-])*)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,18 @@ class SharedFolder:
         return self.folder / name
 
 
+def text_of(content: Path | bytes) -> str:
+    return content.decode() if isinstance(content, bytes) else read_text(content)
+
+
+def split_repository(repo: str) -> tuple[str, str]:
+    """A repository's name, ``owner/name``, and the folder inside it, empty for its top; a `ValueError` if `repo` is neither."""
+    found = _REPOSITORY.fullmatch(repo) if isinstance(repo, str) else None
+    if found is None or ".." in repo or "--" in found["name"]:  # the hub allows neither
+        raise ValueError(f"repo={shown(repo)} must be 'owner/name', or 'owner/name/folder' for a folder in a repository")
+    return found["name"], found["inside"].strip("/")
+
+
 def hub_repository(source: str | None) -> str | None:
     """The repository's name, ``owner/name``, if a source as recipes write it is on the hub."""
     found = _HUB_SOURCE.fullmatch(source or "")
@@ -111,10 +122,9 @@ def _last_part(path: str) -> str:
 
 
 def _check_private(path: Path, content: Path | bytes) -> None:
-    text = content.decode() if isinstance(content, bytes) else read_text(content)
+    text = text_of(content)
     if _TOKEN.search(text):
         raise ValueError(f"{path} holds a token of the hub; take it out, and make it invalid if anyone may have seen it")
-    home, found = str(Path.home()), _PATH.search(text)
-    if found or (len(home) > 1 and f"{home}/" in text):
-        shown_path = next(filter(None, found.group("json", "text"))) if found else home
-        raise ValueError(f"{path} holds a path of this machine ({shown(shown_path)}); take it out")
+    found = _PATH.search(text)
+    if found:
+        raise ValueError(f"{path} holds a path of this machine ({shown(found[1])}); take it out")

@@ -228,5 +228,7 @@ def test_cards_say_what_the_files_say(trained, crosscoder):
 
 def test_a_card_of_ones_own_is_kept(crosscoder, capsys):
     (crosscoder / "README.md").write_text("# Mine\n")
+    with pytest.raises(ValueError, match=r"README\.md exists, and may be somebody's work"):
+        write_model_card(crosscoder, "owner/name")
     push_to_hub(crosscoder, "owner/name", dry_run=True)
     assert capsys.readouterr().out.endswith("\n# Mine\n\n")
