@@ -52,6 +52,7 @@ def elsewhere(tmp_path):
             "HF_ENDPOINT": hub.address,
             "HF_HOME": str(tmp_path / "home"),
             "HF_HUB_DISABLE_XET": "1",
+            "HF_TOKEN": TOKEN,
             "NO_PROXY": "127.0.0.1",
         }
         done = subprocess.run([sys.executable, "-c", code], env=kept, capture_output=True, text=True, cwd=tmp_path)
