@@ -188,6 +188,7 @@ def read(
     model = plain(model)
     run = model.causal_lm if logits else model.causal_lm.base_model
     known = {name: value for name, value in positions.items() if name in model.arguments}
+    known["cache" if "cache" in model.arguments else "past_key_values"] = cache  # the name since transformers 5.24, and before
     with model.lock, residual_hooks(model, edit, hook_points) as captured:
-        output = run(tokens, past_key_values=cache, use_cache=cache is not None, **known)
+        output = run(tokens, use_cache=cache is not None, **known)
     return Pass(captured, output.logits if logits else None)

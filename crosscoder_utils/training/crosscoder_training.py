@@ -32,6 +32,7 @@ from crosscoder_utils.prompts import split_at_marker
 from crosscoder_utils.training.activations import ActivationWindows
 from crosscoder_utils.training.loop import CHECKPOINT, make_accelerator, train, warm_up_then_decay
 from crosscoder_utils.training.recipe import CrosscoderRecipe
+from crosscoder_utils.training.recipe_file import FIGURES, write_recipe
 
 _ROWS_FOR_INITIAL_BIAS = 8192
 
@@ -152,7 +153,7 @@ def fit_crosscoder(
     Args:
         preset: The model with its adapters, and its data; a `Preset`, its name, or the path of a YAML file.
         recipe: Hyperparameters.
-        out: Folder for the crosscoder and `figures.json`, and for the training state until training is done.
+        out: Folder for the crosscoder, `figures.json` and `recipe.json`, and for the training state until training is done.
         seed: Seed of the initialisation and of the choice of texts and tokens.
         hook_points: Hook points of the model to cover, ascending; by default all of them.
         measured_texts: Number of held-out texts to measure on; those longer than the context are left out.
@@ -190,7 +191,8 @@ def fit_crosscoder(
         return {}
     save_crosscoder(crosscoder, out)
     figures = {"seconds": seconds} | _measure(Setup(preset, model, model, crosscoder, tokenizer), measured)
-    write_json(out / "figures.json", figures)
+    write_json(out / FIGURES, figures)
+    write_recipe(out, preset, recipe, seed)
     (out / CHECKPOINT).unlink()
     return figures
 

