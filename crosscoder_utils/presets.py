@@ -107,10 +107,10 @@ def gemma_scope_2(
     """Google's Gemma 3 with one of its Gemma Scope 2 crosscoders; with the defaults, ``PRESETS["gemma-scope-2-270m"]``.
 
     Args:
-        size: "270m", "1b", "4b", "12b" or "27b"; from 4b on, the model is loaded in bfloat16.
+        size: "270m", "1b", "4b", "12b" or "27b"; from 4b on, in bfloat16.
         instruct: Whether the chat model is meant.
         layers: Blocks that the crosscoder reads after, counted from 0; None means the four of the release.
-        width: Number of features: "65k", "262k", "524k" or "1m"; not all sizes have all of them.
+        width: Number of features, "65k", "262k", "524k" or "1m"; not all sizes have all, nor all of `l0`.
         l0: "small", "medium" or "big" number of active features per token.
     """
     return Preset(**gemma_scope_2_settings(size, instruct, layers, width, l0))

