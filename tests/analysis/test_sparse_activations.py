@@ -105,11 +105,11 @@ def test_losses_do_not_depend_on_how_many_rows_are_read_together(setup, monkeypa
 @pytest.mark.parametrize("method", [ManyLayers(scale=0.5), SingleLayer(point=1)])
 def test_estimates_equal_the_plain_product(setup, in_parts, kind, method):
     """Activation times gradient times direction, of one feature after the other."""
-    size = torch.linspace(0.5, 2.0, 24)
+    size = torch.linspace(0.5, 2.0, 24, dtype=torch.float64)
     found = attribution.estimated_effects(setup, PROMPTS, method, kind, size=size)
     for row, prompt in enumerate(PROMPTS):
         tokens = torch.tensor([[setup.tokenizer.bos_token_id, *setup.token_ids(prompt)]])
-        deltas = torch.zeros(1, tokens.shape[1], 3, 16, requires_grad=True)
+        deltas = torch.zeros(1, tokens.shape[1], 3, 16, dtype=torch.float64, requires_grad=True)
         result = read(setup.model, tokens, deltas, logits=True)
         log_p = result.logits[0, -1].log_softmax(-1)
         gradient = torch.autograd.grad(log_p.max(), deltas)[0][0, 1:]
@@ -122,7 +122,7 @@ def test_estimates_equal_the_plain_product(setup, in_parts, kind, method):
                 Clamp: size[feature] - table[:, feature],
             }[kind]
             expected = (multiple * (gradient * direction).sum((1, 2))).sum()
-            torch.testing.assert_close(found[row, feature], expected, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(found[row, feature], expected, rtol=1e-6, atol=1e-9)
 
 
 def test_a_screen_is_the_same_in_parts(setup, monkeypatch):
