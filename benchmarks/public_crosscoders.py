@@ -1,8 +1,9 @@
 """`python -m benchmarks.public_crosscoders --work W`: Gemma 3 270M with a Gemma Scope 2 crosscoder, its memory and time.
 
 Random weights of the published shapes, in the release's layout, stand in for the real ones: they cost the same. They are
-written below W, 4.8 GB. Each width is measured in a process of its own, on one thread: seconds of `load`, of a screen by estimate, of
-`find_features` and of a feature card, and the process's peak memory up to then. Writes `benchmarks/public_crosscoders.json`.
+written below W, 4.8 GB. Each width is measured in a process of its own, on one thread: seconds of `load`, of a screen by
+estimate, of `find_features` and of a feature card, and the process's peak memory up to then. Writes
+`benchmarks/public_crosscoders.json`.
 """
 
 import argparse

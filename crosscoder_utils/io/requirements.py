@@ -16,7 +16,7 @@ from crosscoder_utils.io.transformers_models import read_config
 
 WORTH_SAYING = 1e9
 """What takes less memory than this, in bytes, and is there already, is loaded without a word."""
-_WEIGHTS = re.compile(r"model.*\.safetensors|pytorch_model.*\.bin")
+_WEIGHTS = re.compile(r"(model(-\d+-of-\d+)?\.safetensors)|(pytorch_model(-\d+-of-\d+)?\.bin)")
 _SETTINGS = (".json", ".yaml", ".yml")
 
 
@@ -45,11 +45,13 @@ def check_requirements(
     config = read_config(model)
     sizes, missing = _sizes(source, _of_one_format(weights))
     stored = getattr(torch, str(config.dtype).removeprefix("torch."), torch.float32)
+    blocks = getattr(config.get_text_config(), "num_hidden_layers", None)
     needs = {"the model": copies * sum(sizes) * getattr(torch, dtype).itemsize / stored.itemsize}
     if crosscoder is not None and not str(crosscoder).startswith("wandb:"):
         inner, found = locate(crosscoder)
         settings = [file for file in found.files if file.endswith(_SETTINGS)]
-        check_covered(found.reader.stated_hook_points(fetch_files(inner, settings)), config.num_hidden_layers + 1)
+        if blocks is not None:
+            check_covered(found.reader.stated_hook_points(fetch_files(inner, settings)), blocks + 1)
         sizes, also = _sizes(inner, [file for file in found.files if file not in settings])
         needs["the crosscoder"], missing = found.reader.memory(sizes), missing + also
     _check_memory(name, needs, missing, device)

@@ -34,11 +34,11 @@ def read_tokenizer(source: str) -> PreTrainedTokenizerFast:
 
 
 def read_config(source: str) -> PreTrainedConfig:
-    """Read a language model's configuration; of an image-text model, that of its text model."""
+    """Read a model's configuration; raises what `read_causal_lm` raises."""
     where = parse_source(source)
     folder = fetch_files(where, ["config.json"])
     with _complete(source, "config.json"), reading(source):
-        return AutoConfig.from_pretrained(folder).get_text_config()
+        return AutoConfig.from_pretrained(folder)
 
 
 def read_causal_lm(source: str, adapters: Sequence[str] = (), dtype: str = "float32") -> PreTrainedModel:
