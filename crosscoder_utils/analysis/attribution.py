@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from crosscoder_utils.analysis.metrics import rows_of_logits
 from crosscoder_utils.hooks import read
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.tokens import padded, token_ids
@@ -49,8 +50,9 @@ def estimated_effects(
     """
     method = method if isinstance(method, DecoderMethod) else ManyLayers(1.0)
     crosscoder, scope, found = setup.crosscoder, as_scope(tokens), []
-    for begin in range(0, len(prompts), PROMPTS_AT_ONCE):
-        part = prompts[begin : begin + PROMPTS_AT_ONCE]
+    at_once = min(PROMPTS_AT_ONCE, rows_of_logits(setup, [setup.token_ids(prompt) for prompt in prompts]))
+    for begin in range(0, len(prompts), at_once):
+        part = prompts[begin : begin + at_once]
         for prompt, gradient, residuals in zip(part, *_gradients(setup, part), strict=True):
             first, stop = scope.bounds(prompt, setup.tokenizer)
             own = slice(first, min(stop, len(gradient)))

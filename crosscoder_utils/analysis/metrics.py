@@ -102,7 +102,7 @@ def token_losses(
     setup: Setup, model: TransformerBridge, ids: Sequence[Sequence[int]], batch_size: int = 64
 ) -> list[Float[Tensor, " token"]]:
     """Cross-entropy of each token given the tokens before it, in nats. Without a BOS token, the first token has no loss."""
-    batch_size = min(whole_number("batch_size", batch_size, 1), _rows_of_logits(setup, ids))
+    batch_size = min(whole_number("batch_size", batch_size, 1), rows_of_logits(setup, ids))
     return [loss for batch in _batches(setup, ids, batch_size) for loss in _losses(model, batch)]
 
 
@@ -187,7 +187,7 @@ def ce_loss_added(setup: Setup, texts: Texts, point: int, zero: bool = False) ->
     point = setup.crosscoder.check_point(whole_number("point", point, -LARGEST))
     rises = []
     ids, stories = story_tokens(setup, texts)
-    for batch in _batches(setup, ids, min(64, _rows_of_logits(setup, ids))):
+    for batch in _batches(setup, ids, min(64, rows_of_logits(setup, ids))):
         clean = read(setup.model, batch.tokens, hook_points=setup.hook_points).residuals
         errors = -clean if zero else _reconstructed(setup.crosscoder, clean) - _centred(setup, clean)
         deltas = torch.zeros_like(clean)
@@ -204,6 +204,12 @@ def content_residuals(setup: Setup, texts: Texts) -> Iterator[Float[Tensor, "tok
         residuals = read(setup.model, batch.tokens, hook_points=setup.hook_points).residuals
         for row, content in zip(residuals, batch.content, strict=True):
             yield row[content]
+
+
+def rows_of_logits(setup: Setup, ids: Sequence[Sequence[int]]) -> int:
+    """How many of these rows have logits that may be held at once."""
+    width = setup.transformers_model.config.get_text_config().vocab_size
+    return max(MOST_LOGITS // (width * max(map(len, ids), default=1)), 1)
 
 
 def summarize(frame: pd.DataFrame, by: Sequence[str], value: str = "cross_entropy") -> pd.DataFrame:
@@ -239,12 +245,6 @@ def _losses(
         logits = read(model, batch.tokens, deltas, logits=True, hook_points=hook_points).logits[:, :-1]
     losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2).float(), batch.tokens[:, 1:], reduction="none")
     return [loss[keep].cpu() for loss, keep in zip(losses, batch.content[:, 1:], strict=True)]
-
-
-def _rows_of_logits(setup: Setup, ids: Sequence[Sequence[int]]) -> int:
-    """How many of these rows have logits that may be held at once."""
-    width = setup.transformers_model.config.get_text_config().vocab_size
-    return max(MOST_LOGITS // (width * max(map(len, ids), default=1)), 1)
 
 
 def _batches(setup: Setup, ids: Sequence[Sequence[int]], size: int = 64) -> Iterator[TokenBatch]:

@@ -49,13 +49,18 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(json.dumps(info).encode(), with_body)
         elif path.startswith("/owner/name/resolve/"):
             name = path.split("/", 5)[5]
+            if name not in names:
+                self._send(b"", with_body, status=404)
+                return
             self.server.fetched += [name] if with_body else []
             self._send((self.server.folder / name).read_bytes(), with_body)
         else:
             self.send_error(404)
 
-    def _send(self, content: bytes, with_body: bool) -> None:
-        self.send_response(200)
+    def _send(self, content: bytes, with_body: bool, status: int = 200) -> None:
+        self.send_response(status)
+        if status == 404:
+            self.send_header("X-Error-Code", "EntryNotFound")
         self.send_header("Content-Length", str(len(content)))
         self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
         self.send_header("X-Repo-Commit", COMMIT)

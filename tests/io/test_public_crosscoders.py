@@ -1,7 +1,11 @@
 """Gemma Scope 2 by name, and any crosscoder beside a model without a preset: on a tiny random Gemma 3 in local folders."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
@@ -113,7 +117,7 @@ def test_a_preset_and_a_model(public, unchecked):
 
 def with_config(public, tmp_path, **changes) -> Path:
     folder = tmp_path / "crosscoder"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for file in (public / "crosscoder" / Path(CROSSCODER).name).iterdir():
         (folder / file.name).symlink_to(file)
     config = json.loads((folder / "config.json").read_text()) | changes
@@ -175,6 +179,40 @@ def test_what_the_hub_would_have_to_send(public, monkeypatch):
     sizes, missing = requirements._sizes(requirements.Source("owner/name", "model"), ["model.safetensors"])
     assert missing == with_weights["model"] and hub.fetched == []
     hub.shutdown()
+
+
+CODE = """
+import sys
+from crosscoder_utils import load
+for crosscoder in sys.argv[1:]:
+    try:
+        setup = load(model="owner/name/model", crosscoder="owner/name/" + crosscoder)
+        print(setup.preset.name, setup.hook_points, setup.crosscoder.n_features, flush=True)
+    except ValueError as error:
+        print(error, flush=True)
+"""
+
+
+def test_from_the_hub_small_files_are_fetched_and_checked_first(public, tmp_path):
+    """In a process with a hub and a cache of its own; of two crosscoders, the first does not fit the model."""
+    copytree(public, tmp_path / "repository")
+    with_config(
+        public, tmp_path / "repository" / "bad", hf_hook_point_in="model.layers.{1,2,3,9}.output", hf_hook_point_out=None
+    )
+    hub, good = FakeHub(tmp_path / "repository"), f"crosscoder/{Path(CROSSCODER).name}"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    kept |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+    done = subprocess.run([sys.executable, "-c", CODE, "bad/crosscoder", good], env=kept, capture_output=True, text=True)
+    hub.shutdown()
+    refused, loaded = done.stdout.splitlines()
+    assert "covers hook points (2, 3, 4, 10), the model has 7" in refused
+    assert loaded == "model (2, 3, 4, 5) 96"
+    [said] = [line for line in done.stderr.splitlines() if line.startswith("'model'")]
+    assert said.startswith("'model' downloads 0.000") and "GB; memory on cpu: the model" in said
+    assert {"model/config.json", "bad/crosscoder/config.json"} <= set(hub.fetched)
+    weights = [hub.fetched.index(name) for name in hub.fetched if name.endswith(".safetensors")]
+    assert not any(name.startswith("bad") and name.endswith(".safetensors") for name in hub.fetched)
+    assert max(hub.fetched.index(name) for name in ("model/config.json", f"{good}/config.json")) < min(weights)
 
 
 def test_a_model_in_half_precision_on_disk(public, tmp_path, monkeypatch, capsys):
