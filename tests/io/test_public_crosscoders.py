@@ -206,9 +206,9 @@ def test_from_the_hub_small_files_are_fetched_and_checked_first(public, tmp_path
     hub.shutdown()
     refused, loaded = done.stdout.splitlines()
     assert "covers hook points (2, 3, 4, 10), the model has 7" in refused
-    assert loaded == "model (2, 3, 4, 5) 96"
-    [said] = [line for line in done.stderr.splitlines() if line.startswith("'model'")]
-    assert said.startswith("'model' downloads 0.000") and "GB; memory on cpu: the model" in said
+    assert loaded == "name (2, 3, 4, 5) 96"  # the repository's name
+    [said] = [line for line in done.stderr.splitlines() if line.startswith("'name'")]
+    assert said.startswith("'name' downloads 0.000") and "GB; memory on cpu: the model" in said
     assert {"model/config.json", "bad/crosscoder/config.json"} <= set(hub.fetched)
     weights = [hub.fetched.index(name) for name in hub.fetched if name.endswith(".safetensors")]
     assert not any(name.startswith("bad") and name.endswith(".safetensors") for name in hub.fetched)
