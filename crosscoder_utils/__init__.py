@@ -26,7 +26,7 @@ from crosscoder_utils.methods import (
     SteepestDescent,
 )  # fmt: skip
 from crosscoder_utils.methods.statistics import FeatureStatistics, feature_statistics, set_statistics
-from crosscoder_utils.presets import PRESETS, Preset
+from crosscoder_utils.presets import PRESETS, Preset, gemma_scope_2
 from crosscoder_utils.prompts import add_tag, from_marker, from_position, remove_tag
 
 _LAZY = {
@@ -45,9 +45,9 @@ _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 __all__ = [
     "METHODS", "PRESETS", "Ablate", "Clamp", "Crosscoder", "FeatureStatistics", "Generation", "Generations", "ManyLayers",
     "NaturalPerturbation", "Patch", "Perturbation", "Preset", "Reading", "Readings", "Setup", "SingleLayer", "SteepestDescent",
-    "Steer", "add_tag", "chat_prompt", "feature_statistics", "from_marker", "from_position", "fwd_hooks", "generate",
-    "input_ids", "load", "load_crosscoder", "remove_tag", "residual_hooks", "run", "save_crosscoder", "set_statistics",
-    "token_ids", *_MODULE_OF,
+    "Steer", "add_tag", "chat_prompt", "feature_statistics", "from_marker", "from_position", "fwd_hooks",
+    "gemma_scope_2", "generate", "input_ids", "load", "load_crosscoder", "remove_tag", "residual_hooks", "run",
+    "save_crosscoder", "set_statistics", "token_ids", *_MODULE_OF,
 ]  # fmt: skip
 
 

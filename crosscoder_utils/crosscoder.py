@@ -130,23 +130,24 @@ class Crosscoder:
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{n: t.to(*args, **kwargs) for n, t in tensors.items() if isinstance(t, Tensor)})
 
-    def encoder(self, features: Sequence[int] | Int[Tensor, "*row target"] | None = None) -> FeatureEncoder:
+    def encoder(self, features: Sequence[int] | slice | Int[Tensor, "*row target"] | None = None) -> FeatureEncoder:
         """The encoder of `features`, by default of all; with one row of features for each row of a batch, of each row's own."""
         weights = self.W_enc.flatten(0, 1)
-        if features is None:
-            return FeatureEncoder(weights, self.b_enc, self.threshold, self.center)
+        if features is None or isinstance(features, slice):  # views of the weights
+            own = slice(None) if features is None else features
+            return FeatureEncoder(weights[:, own], self.b_enc[own], self.threshold[own], self.center)
         features = torch.as_tensor(features, device=weights.device)
         own = weights.T[features].transpose(-1, -2).contiguous()
         return FeatureEncoder(own, self.b_enc[features], self.threshold[features], self.center)
 
     def pre_activations(
-        self, residuals: Float[Tensor, "*any point d_model"], features: Sequence[int] | None = None
+        self, residuals: Float[Tensor, "*any point d_model"], features: Sequence[int] | slice | None = None
     ) -> Float[Tensor, "*any feature"]:
         """What the JumpReLU is applied to: ``p = sum_l y_l W_enc[l] + b_enc``; of `features` only, if given."""
         return self.encoder(features).pre_activations(residuals)
 
     def encode(
-        self, residuals: Float[Tensor, "*any point d_model"], features: Sequence[int] | None = None
+        self, residuals: Float[Tensor, "*any point d_model"], features: Sequence[int] | slice | None = None
     ) -> Float[Tensor, "*any feature"]:
         """Feature activations; of `features` only, if given."""
         if self.k is not None:

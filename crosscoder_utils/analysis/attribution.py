@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from crosscoder_utils.analysis.metrics import rows_of_logits
 from crosscoder_utils.hooks import read
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.tokens import padded, token_ids
@@ -21,6 +22,8 @@ from crosscoder_utils.methods.base import DecoderMethod, Method
 from crosscoder_utils.prompts import TokenScope, as_scope, remove_tag
 
 PROMPTS_AT_ONCE = 8
+FEATURES_AT_ONCE = 8192
+"""Features whose directions, activations and effects on every token of a prompt are held at once."""
 
 
 @own_settings
@@ -46,26 +49,31 @@ def estimated_effects(
         size: The value of a clamp, or what the directions of steering are multiplied by, for each feature.
     """
     method = method if isinstance(method, DecoderMethod) else ManyLayers(1.0)
-    directions = method.directions(setup.crosscoder.W_dec).flatten(1)
-    value = directions.new_zeros(len(directions)) if size is None else size
-    if not kind.reads_activation:  # steering: the size belongs to the directions, and the coefficient is 1
-        directions, value = directions * value[:, None], torch.zeros_like(value)
-    scope, effects = as_scope(tokens), []
-    for begin in range(0, len(prompts), PROMPTS_AT_ONCE):
-        part = prompts[begin : begin + PROMPTS_AT_ONCE]
-        gradients, activations = _gradients(setup, part)
-        for prompt, gradient, activation in zip(part, gradients, activations, strict=True):
+    crosscoder, scope, found = setup.crosscoder, as_scope(tokens), []
+    at_once = min(PROMPTS_AT_ONCE, rows_of_logits(setup, [setup.token_ids(prompt) for prompt in prompts]))
+    for begin in range(0, len(prompts), at_once):
+        part = prompts[begin : begin + at_once]
+        for prompt, gradient, residuals in zip(part, *_gradients(setup, part), strict=True):
             first, stop = scope.bounds(prompt, setup.tokenizer)
             own = slice(first, min(stop, len(gradient)))
-            coefficients = kind.coefficient(activation[own], value)
-            effects.append((coefficients * (gradient[own].flatten(1) @ directions.T)).sum(0))
-    return torch.stack(effects)
+            found.append((gradient[own].flatten(1), residuals[own]))
+    size = crosscoder.b_enc.new_zeros(crosscoder.n_features) if size is None else size
+    effects = crosscoder.W_dec.new_empty(len(prompts), crosscoder.n_features)
+    for begin in range(0, crosscoder.n_features, FEATURES_AT_ONCE):
+        own = slice(begin, begin + FEATURES_AT_ONCE)
+        directions, value = method.directions(crosscoder.W_dec[own]).flatten(1), size[own]
+        if not kind.reads_activation:  # steering: the size belongs to the directions, and the coefficient is 1
+            directions, value = directions * value[:, None], torch.zeros_like(value)
+        for row, (gradient, residuals) in enumerate(found):
+            coefficients = kind.coefficient(crosscoder.encode(residuals, own), value)
+            effects[row, own] = (coefficients * (gradient @ directions.T)).sum(0)
+    return effects
 
 
 def _gradients(
     setup: Setup, prompts: Sequence[str]
-) -> tuple[list[Float[Tensor, "token point d_model"]], list[Float[Tensor, "token feature"]]]:
-    """Of each prompt's own tokens: the scalar's gradient in the residual stream, and the features' activations."""
+) -> tuple[list[Float[Tensor, "_ point d_model"]], list[Float[Tensor, "_ point d_model"]]]:
+    """Of each prompt's own tokens: the scalar's gradient in the residual stream, and the stream itself."""
     batch = padded([setup.token_ids(p) for p in prompts], setup.tokenizer, setup.preset.prepend_bos, setup.device)
     shape = (*batch.tokens.shape, *setup.crosscoder.b_dec.shape)
     deltas = torch.zeros(shape, dtype=setup.crosscoder.W_dec.dtype, device=setup.device, requires_grad=True)
@@ -75,10 +83,8 @@ def _gradients(
         logits = result.logits[torch.arange(len(prompts), device=setup.device), last]
         log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
         (gradient,) = torch.autograd.grad(_scalars(setup, prompts, log_p).sum(), deltas)
-    with torch.no_grad():
-        residuals = result.residuals.detach()
-        encoded = [setup.crosscoder.encode(own[content]) for own, content in zip(residuals, batch.content, strict=True)]
-    return [own[content] for own, content in zip(gradient, batch.content, strict=True)], encoded
+    streams = (gradient, result.residuals.detach())
+    return tuple([own[content] for own, content in zip(stream, batch.content, strict=True)] for stream in streams)
 
 
 def _scalars(setup: Setup, prompts: Sequence[str], log_p: Float[Tensor, "prompt vocab"]) -> Float[Tensor, " prompt"]:

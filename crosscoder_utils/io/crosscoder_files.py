@@ -9,10 +9,9 @@ from safetensors.torch import save_file
 
 from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.io.files import whole_file, write_json
-from crosscoder_utils.io.readers import find_crosscoder
+from crosscoder_utils.io.readers import Found, find_crosscoder
 from crosscoder_utils.io.readers.options import Options
 from crosscoder_utils.io.readers.own import CONFIG, FORMAT, TENSORS, WEIGHTS
-from crosscoder_utils.io.readers.reader import Reader
 from crosscoder_utils.io.sources import Source, fetch_files, fetch_folder, list_files, local_path, parse_source
 
 
@@ -65,7 +64,8 @@ def load_crosscoder(
         ValueError: If a file is damaged or has no known format, or if an argument is needed that was not given, or not valid.
     """
     options = Options(center, hook_points, scaling_factors, threshold, model_index)
-    folder, reader = _find(source)
+    inner, found = locate(source)
+    folder, reader = fetch_files(inner, found.files), found.reader
     if options.model_index and not reader.several_models:
         raise ValueError(
             f"model_index={options.model_index} does not exist in {folder}; a {reader.name} folder holds one model"
@@ -87,15 +87,19 @@ def load_crosscoder(
     return crosscoder if options.threshold is None else crosscoder.with_threshold(options.threshold)
 
 
-def _find(source: str | Path) -> tuple[Path, Reader]:
-    """The local folder with the crosscoder's files, fetched if need be, and the reader of its format."""
+def locate(source: str | Path) -> tuple[Source, Found]:
+    """The folder with the crosscoder's files, here or on the hub, and their format; of the hub, nothing is fetched.
+
+    Raises:
+        FileNotFoundError: If the source is missing.
+        ValueError: If its format is not known, or it holds several crosscoders.
+    """
     is_artifact = str(source).startswith("wandb:")
     where = Source(str(fetch_folder(source)), is_local=True) if is_artifact else parse_source(source)
     found = find_crosscoder(list_files(where), str(where))
     if where.is_local:
-        return Path(where.name) / found.subfolder, found.reader
-    inner = replace(where, subfolder="/".join(filter(None, (where.subfolder, found.subfolder))))
-    return fetch_files(inner, found.files), found.reader
+        return replace(where, name=str(Path(where.name) / found.subfolder)), found
+    return replace(where, subfolder="/".join(filter(None, (where.subfolder, found.subfolder)))), found
 
 
 def _check_finite(crosscoder: Crosscoder, folder: Path) -> None:

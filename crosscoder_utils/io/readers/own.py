@@ -20,6 +20,9 @@ class OwnReader(Reader):
     marks = (WEIGHTS,)
     others = (CONFIG,)
 
+    def stated_hook_points(self, folder: Path) -> list[int] | None:
+        return open_json(folder / CONFIG, self.holds).counts("hook_points")
+
     def read(self, folder: Path, options: Options) -> Crosscoder:
         refuse_factors(options, "this package's files hold weights that act on raw activations")
         config = open_json(folder / CONFIG, self.holds)

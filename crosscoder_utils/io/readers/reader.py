@@ -44,6 +44,14 @@ class Reader(ABC):
             return []
         return [name for name in (*self.marks, *self.others) if name in names]
 
+    def stated_hook_points(self, folder: Path) -> Sequence[int] | None:
+        """The model's hook points, as far as small files state them that can be read before the weights are there."""
+        return None
+
+    def memory(self, sizes: Sequence[int]) -> float:
+        """Bytes of memory that the weights take at least, given the sizes of their files in bytes."""
+        return sum(sizes)
+
     @abstractmethod
     def read(self, folder: Path, options: Options) -> Crosscoder:
         """Read the crosscoder in `folder`.
