@@ -103,10 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write(f"{name}-dictionary", dictionary(setup, name, features))
         found = pd.concat([screened(setup, scale) for scale in plan.scales])
         write(f"{name}-screen", found)
-        write(f"{name}-confirmed", confirmed(setup, found, work / "rows", plan))
         write(f"{name}-groups", groups(setup, work / "rows", plan))
         if "mediator" in features:
             write(f"{name}-doses", doses(setup, features["mediator"], work / "rows", plan))
+        write(f"{name}-confirmed", confirmed(setup, found, work / "rows", plan))
         numbers = {"n_train": arguments.n_train, "n_held_out": arguments.n_held_out} | CONTROLS
         own = {role: features[role] for role in plan.roles or features if role in features}
         compared = compare_methods(setup, own, work / "rows", **numbers, max_new_tokens=plan.max_new_tokens, progress=False)
