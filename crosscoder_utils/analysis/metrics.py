@@ -12,7 +12,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from crosscoder_utils.analysis.argument_checks import checked_setup, checked_texts
-from crosscoder_utils.analysis.story_measures import FLUENT_LIMIT, opening_measures, text_measures
+from crosscoder_utils.analysis.story_measures import FLUENT_LIMIT, OPENING_LIMIT, opening_measures, text_measures
 from crosscoder_utils.generation import Generation
 from crosscoder_utils.hooks import read
 from crosscoder_utils.io.checked_tables import checked_table
@@ -42,9 +42,9 @@ def score(setup: Setup, generations: Sequence[Generation]) -> pd.DataFrame:
         - `completion_cross_entropy`: mean over the completion's tokens only (NaN for an empty completion)
         - `says_phrase`: whether the completion contains the phrase
         - `is_story`, `is_fluent_story`: whether it does not, and its cross-entropy is below `STORY_LIMIT` (for comparison with
-          the post) or below the far stricter `FLUENT_LIMIT` (False for an empty completion)
+          the post) or below the far stricter `preset.fluent_limit`, `FLUENT_LIMIT` by default (False for an empty completion)
         - `opening_cross_entropy`, `begins_like_story`: mean over the completion's first 8 tokens, and whether it is below
-          `OPENING_LIMIT`
+          `preset.opening_limit`, `OPENING_LIMIT` by default
         - `names_everyone`: 1 or 0, whether all names in the prompt's field `Summary:` occur; NaN where it has none
         - `uses_words`: share of the words in the prompt's field `Words:` that occur; NaN where it has none
         - `repeats`: seq-rep-4, the share of the completion's 4-grams of words that occurred before in it; NaN below 4 words
@@ -69,8 +69,8 @@ def _scores(setup: Setup, prompt: str, generation: Generation, loss: Float[Tenso
         "completion_cross_entropy": completion,
         "says_phrase": says_phrase,
         "is_story": not says_phrase and completion < STORY_LIMIT,
-        "is_fluent_story": not says_phrase and completion < FLUENT_LIMIT,
-        **opening_measures(own),
+        "is_fluent_story": not says_phrase and completion < (setup.preset.fluent_limit or FLUENT_LIMIT),
+        **opening_measures(own, setup.preset.opening_limit or OPENING_LIMIT),
         **text_measures(prompt, generation.completion),
     }
 

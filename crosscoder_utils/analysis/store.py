@@ -233,7 +233,9 @@ def _settings(intervention: Intervention | None) -> dict:
 def _meaning(setup: Setup) -> list:
     """Everything but the models' weights that results depend on."""
     preset = setup.preset
+    limits = [limit for limit in (preset.fluent_limit, preset.opening_limit) if limit is not None]  # keeps other presets' ids
     return [
+        *limits,
         [preset.prepend_bos, preset.deployment_tag, preset.phrase, preset.story_marker],
         setup.crosscoder.digest(),
         config_settings(setup.model.original_model.config),

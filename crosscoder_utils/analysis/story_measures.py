@@ -84,10 +84,10 @@ def text_measures(prompt: str, completion: str) -> dict[str, float]:
     }
 
 
-def opening_measures(losses: Float[Tensor, " token"]) -> dict[str, float | bool]:
+def opening_measures(losses: Float[Tensor, " token"], limit: float) -> dict[str, float | bool]:
     """What the base model's losses over a completion's tokens say about its beginning; an empty one does not begin at all."""
     opening = float(losses[:N_OPENING_TOKENS].mean()) if len(losses) else math.nan
-    return {"opening_cross_entropy": opening, "begins_like_story": opening < OPENING_LIMIT}
+    return {"opening_cross_entropy": opening, "begins_like_story": opening < limit}
 
 
 def _field(prompt: str, name: str) -> str | None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from importlib.metadata import version
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
@@ -23,6 +24,8 @@ from crosscoder_utils.io.error_messages import in_one_line, shown
 from crosscoder_utils.io.tokens import leading_bos, padded, token_ids
 from crosscoder_utils.loading import Setup
 
+SINK = 8
+"""How many times as large as the others' a first token's residual stream has to be to count as an attention sink."""
 TOLERANCE = {torch.bfloat16: 0.1, torch.float16: 0.02}
 """What is taken for rounding, relative to the largest value; 0.001 in single precision."""
 STEPS = 12
@@ -132,11 +135,34 @@ def check_tokenizer(setup: Setup) -> None:
 
 
 @torch.no_grad()
-def check_center(setup: Setup) -> None:
-    """Warn if the crosscoder reconstructs the residual stream far better with the other setting of `center`."""
+def check_stream(setup: Setup) -> None:
+    """Warn if the residual stream of a sentence says that `center` or `prepend_bos` is set the wrong way."""
     ids = token_ids(setup.tokenizer, SENTENCE)[: setup.preset.context - 1]
     batch = padded([ids], setup.tokenizer, setup.preset.prepend_bos, setup.device)
     stream = read(setup.model, batch.tokens, hook_points=setup.hook_points).residuals[batch.content]
+    _check_center(setup, stream)
+    _check_sink(setup, stream)
+
+
+def _check_sink(setup: Setup, stream: Float[Tensor, "token point d_model"]) -> None:
+    """Warn if the first token is an attention sink: it would count in every mean, and be edited as no other is.
+
+    Of pretrained models many have one, whatever the token; a BOS token there is left out of everything.
+    """
+    norms = stream.norm(dim=-1)
+    times = norms[0] / norms[1:].median(dim=0).values
+    if times.max() > SINK:
+        point = int(times.argmax())
+        warnings.warn(
+            f"the first token's residual stream is {times[point]:.0f} times as large as the others' at hook point "
+            f"{setup.hook_points[point]}: it is an attention sink, and would be edited and recorded like any token; set "
+            "prepend_bos: true, so that a BOS token, which is not, stands there",
+            stacklevel=6,
+        )
+
+
+def _check_center(setup: Setup, stream: Float[Tensor, "token point d_model"]) -> None:
+    """Warn if the crosscoder reconstructs the residual stream far better with the other setting of `center`."""
     fvu = {}
     for center in (False, True):
         crosscoder = replace(setup.crosscoder, center=center)
@@ -148,7 +174,7 @@ def check_center(setup: Setup) -> None:
         warnings.warn(
             f"with center={setup.crosscoder.center} the crosscoder leaves {used:.2f} of the stream's variance unexplained "
             f"on a sentence, with center={not setup.crosscoder.center} only {other:.2f}; set center to that",
-            stacklevel=5,
+            stacklevel=6,
         )
 
 

