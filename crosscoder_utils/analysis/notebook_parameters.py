@@ -11,6 +11,7 @@ _Name = Annotated[str, Field(min_length=1)]
 _Count = Annotated[int, Field(ge=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Values = Annotated[list[_Positive], Field(min_length=1)]
+_Texts = Annotated[list[_Name], Field(min_length=1)]
 
 
 class Parameters:
@@ -19,6 +20,13 @@ class Parameters:
     preset: _Name
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?|mps)$")]
     output_dir: _Name
+    name_a: _Name
+    name_b: _Name
+    texts_a: _Texts
+    texts_b: _Texts
+    ordinary_texts: _Texts
+    as_messages: bool
+    sign: _Name
     seed: Annotated[int, Field(ge=0)]
     n_prompts: _Count
     n_held_out: _Count

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from crosscoder_utils.analysis.argument_checks import checked_setup, readable
+from crosscoder_utils.analysis.argument_checks import checked_setup, checked_texts, readable
 from crosscoder_utils.analysis.store import check_columns, settings_text
 from crosscoder_utils.analysis.stored_settings import interventions_of
 from crosscoder_utils.analysis.sweeps import Options, Row, Task, Workers, computed_rows
@@ -19,7 +19,7 @@ from crosscoder_utils.forward import run
 from crosscoder_utils.generation import as_rows, generate, make_requests
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.files import check_writable
-from crosscoder_utils.io.validation import flag, instance, instances, whole_number
+from crosscoder_utils.io.validation import Texts, flag, instance, instances, whole_number
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import split_at_marker
 
@@ -56,11 +56,14 @@ def side_effects(
     workers: Workers | None = None,
     progress: bool = True,
     rows_per_file: int = 480,
+    texts: Texts | None = None,
 ) -> pd.DataFrame:
     """Measure what interventions do to ordinary held-out texts, read as they are and written anew from their prompts.
 
+    A text's prompt ends with its story marker; of a text without one, or a preset without one, the whole text is completed.
+
     Args:
-        setup: From `load`; the preset must have data and a story marker.
+        setup: From `load`; without `texts`, the preset must have data.
         interventions: One or several, or a table of `sweep`, whose different settings are taken.
         n_texts: Number of texts, the first of `setup.examples(n_texts, deployment=False)`; those that are longer than the
             context are left out.
@@ -70,6 +73,7 @@ def side_effects(
         workers: What computes the rows, such as `RayWorkers`; by default, this process.
         progress: Whether to show a progress bar.
         rows_per_file: Number of rows that are computed together and stored in one file.
+        texts: Texts of your own in place of the preset's, one or several; `n_texts` is then ignored.
 
     Returns:
         One row per intervention, or per different value of the table's column `settings`, in the order given. Means over the
@@ -86,8 +90,8 @@ def side_effects(
         - `unchanged_tokens`: share of the untouched completion's tokens before the first that differs
 
     Raises:
-        ValueError: If there is no intervention or no text, or the preset has neither data nor marker; and whatever `generate`
-            raises. All before any text is read.
+        ValueError: If there is no intervention or no text, or neither `texts` nor data; and whatever `generate` raises. All
+            before any text is read.
         IndexError: If a feature or hook point does not exist.
 
     Example:
@@ -98,7 +102,7 @@ def side_effects(
     rows_per_file, progress = whole_number("rows_per_file", rows_per_file, 1), flag("progress", progress)
     if workers is not None:
         instance("workers", workers, Workers, "give RayWorkers(n=2), or leave it out")
-    texts = _ordinary_texts(setup, n_texts)
+    texts = _ordinary_texts(setup, n_texts) if texts is None else checked_texts(setup, texts, stories=True)
     different = dict(named)  # equal ones are computed once
     rows = [(one, text) for text in texts for one in different.values()]  # those of one text share the clean run
     _check_rows(setup, rows, max_new_tokens)
@@ -113,7 +117,7 @@ def compared_rows(
 ) -> pd.DataFrame:
     """Read whole texts and complete their prompts: columns of `Generations.to_frame` and those that `side_effects` averages."""
     interventions, texts = zip(*rows, strict=True)
-    different = {text: split_at_marker(text, setup.preset.story_marker)[0] for text in dict.fromkeys(texts)}
+    different = {text: _prompt(setup, text) for text in dict.fromkeys(texts)}
     prompts = [different[text] for text in texts]
     untouched_loss = dict(zip(different, run(setup, list(different), None).to_frame()["mean_loss"], strict=True))
     untouched = generate(setup, list(different.values()), None, options.max_new_tokens, record="nothing")
@@ -182,10 +186,8 @@ def _named(interventions: pd.DataFrame | Iterable[Intervention | None] | Interve
 
 
 def _ordinary_texts(setup: Setup, n_texts: int) -> list[str]:
-    n_texts, marker = whole_number("n_texts", n_texts, 1), checked_setup(setup).preset.story_marker
-    if marker is None:
-        raise ValueError(f"preset {setup.preset.name!r} has no story_marker, which ends a prompt; add one to it")
-    texts = readable(setup, setup.examples(n_texts, deployment=False))
+    n_texts = whole_number("n_texts", n_texts, 1)
+    texts = readable(setup, checked_setup(setup).examples(n_texts, deployment=False))
     if not texts:
         raise ValueError(
             f"each of the {n_texts} ordinary texts is longer than the context of {setup.preset.context} tokens; give a larger "
@@ -194,11 +196,17 @@ def _ordinary_texts(setup: Setup, n_texts: int) -> list[str]:
     return texts
 
 
+def _prompt(setup: Setup, text: str) -> str:
+    """The part of a text that is completed."""
+    marker = setup.preset.story_marker
+    return text if marker is None or marker not in text else split_at_marker(text, marker)[0]
+
+
 def _check_rows(setup: Setup, rows: Sequence[Row], max_new_tokens: int) -> None:
     """Raise what `run` and `generate` would."""
     texts, interventions = as_rows(setup, [text for _, text in rows], [one for one, _ in rows])
     text_requests(setup, texts, interventions)
-    prompts = [split_at_marker(text, setup.preset.story_marker)[0] for text in texts]
+    prompts = [_prompt(setup, text) for text in texts]
     make_requests(setup, prompts, interventions, max_new_tokens)
 
 

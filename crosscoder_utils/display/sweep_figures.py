@@ -24,7 +24,10 @@ _SYMBOLS = {"feature": "circle", "random direction": "x-thin-open"}  # of what i
 _DASHES = ["dot", "dash", "dashdot", "longdash"]  # of reference lines
 
 
-def sweep_curves(table: pd.DataFrame, by: str, x_title: str, lines: dict[str, float], x: str = "strength") -> go.Figure:
+def sweep_curves(
+    table: pd.DataFrame, by: str, x_title: str, lines: dict[str, float], x: str = "strength", y: str = "cross_entropy",
+    y_title: str = "cross-entropy (nats per token)",
+) -> go.Figure:  # fmt: skip
     """Mean cross-entropy against a hyperparameter with a band of one standard error, one curve per value of `by`.
 
     Hovering over a point shows its setting and the completion of the first prompt.
@@ -35,13 +38,16 @@ def sweep_curves(table: pd.DataFrame, by: str, x_title: str, lines: dict[str, fl
         x_title: Title of the x axis.
         lines: Reference lines by name.
         x: Column of the hyperparameter; its axis is logarithmic.
+        y: Column of numbers to draw in place of the cross-entropy.
+        y_title: Title of its axis.
     """
-    table = _finished(table, [by, x, "prompt_index", "completion", "cross_entropy"], ["label"], [x])
+    table = _finished(table, [by, x, "prompt_index", "completion", y], ["label"], [x, y])
     table = checked_table(f"the part of the table with a number in {x!r}", table[table[x].notna()])  # "auto" is at no x
     lines, x_title = mapped("lines", lines, finite_number, "names to numbers"), one_text("x_title", x_title)
+    y_title = one_text("y_title", y_title)
     figure = go.Figure(layout={"template": TEMPLATE})
     examples = table[table["prompt_index"] == 0].drop_duplicates([by, x]).set_index([by, x])[["label", "completion"]]
-    for number, (value, curve) in enumerate(summarize(table, [by, x]).sort_values(x, kind="stable").groupby(by, sort=False)):
+    for number, (value, curve) in enumerate(summarize(table, [by, x], y).sort_values(x, kind="stable").groupby(by, sort=False)):
         colour = COLOURS[number % len(COLOURS)]
         name = f"{by} {value:g}" if isinstance(value, float) else str(value)
         low, high = curve["mean"] - curve["standard_error"], curve["mean"] + curve["standard_error"]
@@ -58,7 +64,7 @@ def sweep_curves(table: pd.DataFrame, by: str, x_title: str, lines: dict[str, fl
         figure.add_scatter(x=ends, y=[value] * 2, mode="lines", name=literal(name), line={"color": "#808080", "dash": dash})
     ticks = np.unique(table[x].dropna())
     axis = {"type": "log", "title": literal(x_title), "tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks]}
-    return figure.update_layout(xaxis=axis, yaxis_title="cross-entropy (nats per token)", height=460)
+    return figure.update_layout(xaxis=axis, yaxis_title=literal(y_title), height=460)
 
 
 def comparison_dots(draws: pd.DataFrame, references: dict[str, float]) -> go.Figure:

