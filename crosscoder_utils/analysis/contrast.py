@@ -31,7 +31,7 @@ def contrast(encoded: dict[str, list[EncodedText]], high: str, low: str) -> pd.D
     encoded = mapped("encoded", encoded, lambda name, texts: some_encoded(texts, name), "conditions to encoded texts")
     if chosen("high", high, encoded) == chosen("low", low, encoded):
         raise ValueError(f"high and low are both {high!r}; give two different conditions")
-    a, b = (torch.stack([t.activations.amax(0) for t in encoded[name]]).double().numpy() for name in (high, low))
+    a, b = (torch.stack([t.active.largest() for t in encoded[name]]).double().numpy() for name in (high, low))
     above = sum((one > b).mean(0) + (one == b).mean(0) / 2 for one in a)  # not all pairs at once: dictionaries are large
     columns = {"separates": above / len(a), "difference": a.mean(0) - b.mean(0)}
     columns |= {f"texts {name}": (own > 0).mean(0) for name, own in ((high, a), (low, b))}

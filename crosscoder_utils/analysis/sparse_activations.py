@@ -75,6 +75,10 @@ class SparseActivations:
         """Number of tokens on which each feature fires."""
         return torch.bincount(self.feature[self.value > 0], minlength=self.n_features)
 
+    def largest(self) -> Float[Tensor, " feature"]:
+        """Each feature's largest activation, and 0 where it does not fire."""
+        return self.value.new_zeros(self.n_features).scatter_reduce(0, self.feature, self.value, "amax")
+
     def to(self, device: str | torch.device) -> "SparseActivations":
         """The same on another device."""
         moved = (tensor.to(device) for tensor in (self.token, self.feature, self.value))

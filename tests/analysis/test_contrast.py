@@ -6,11 +6,14 @@ import torch
 
 from crosscoder_utils.analysis import contrast
 from crosscoder_utils.analysis.discovery import EncodedText
+from crosscoder_utils.analysis.sparse_activations import SparseActivations
 
 
 def text_of(*tokens):
     """A text with these activations on its tokens."""
-    return EncodedText("x" * len(tokens), ["x"] * len(tokens), [(0, 1)] * len(tokens), torch.tensor(tokens).float())
+    return EncodedText(
+        "x" * len(tokens), ["x"] * len(tokens), [(0, 1)] * len(tokens), SparseActivations.of(torch.tensor(tokens).float())
+    )
 
 
 def test_one_outlier_does_not_decide():
