@@ -30,9 +30,10 @@ from crosscoder_utils.io.transformers_models import read_tokenizer
 from crosscoder_utils.loading import wrap
 
 RESULTS = Path(__file__).parent / "public_crosscoders.json"
+# Padding has an embedding of zeros, which must not be that of the BOS token of the tokenizer used here.
 GEMMA_3_270M = {
     "hidden_size": 640, "num_hidden_layers": 18, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256,
-    "intermediate_size": 2048, "vocab_size": 262_144, "sliding_window": 512,
+    "intermediate_size": 2048, "vocab_size": 262_144, "sliding_window": 512, "pad_token_id": 262_143,
 }  # fmt: skip
 LAYERS, FEATURES = GEMMA_3["270m"][1], (65_536, 262_144)
 ACTIVE = 60

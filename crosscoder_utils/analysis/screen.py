@@ -183,7 +183,8 @@ def _to_run(
         acts = np.repeat(table["value"].ne(0).to_numpy()[:, None], len(firing.somewhere), axis=1)
     left_out = ~acts.any(1) if action != "ablate" else np.zeros(len(table), dtype=bool)
     if only_strongest:
-        strongest = table["estimate"].abs().where(acts.any(1), -1.0).groupby(features).max()
+        size = table["estimate"].abs().fillna(np.inf)  # an estimate that overflowed rules nothing out
+        strongest = size.where(acts.any(1), -1.0).groupby(features).max()
         kept = strongest.sort_values(ascending=False, kind="stable").index[:keep]
         left_out |= acts.any(1) & ~np.isin(features, kept)
     return acts & ~left_out[:, None], left_out

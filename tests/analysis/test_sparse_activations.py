@@ -125,6 +125,15 @@ def test_estimates_equal_the_plain_product(setup, in_parts, kind, method):
             torch.testing.assert_close(found[row, feature], expected, rtol=1e-6, atol=1e-9)
 
 
+def test_features_whose_estimate_is_not_a_number_are_run(setup, monkeypatch):
+    def unknown(setup, prompts, *args):
+        return torch.full((len(prompts), 24), torch.nan)
+
+    monkeypatch.setattr("crosscoder_utils.analysis.screen.estimated_effects", unknown)
+    table = screen(setup, PROMPTS, ManyLayers(1.0), max_new_tokens=2, estimate="first", keep=3, progress=False)
+    assert table["ran"].sum() == 3 and table["estimate"].isna().all()
+
+
 def test_a_screen_is_the_same_in_parts(setup, monkeypatch):
     settings = {"max_new_tokens": 3, "estimate": "first", "keep": 6, "progress": False}
     whole = screen(setup, PROMPTS, ManyLayers(scale=1.0), **settings)
