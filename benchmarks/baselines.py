@@ -61,16 +61,22 @@ def stock_model(setup) -> PreTrainedModel:
 
 def transformers_steered(setup, rows, model: PreTrainedModel) -> list[list[int]]:
     """transformers' own `generate`, with a forward hook that adds the steering vector."""
-    batch, mask = _left_padded(setup, [prompt for prompt, _ in rows])
+    prompts = [prompt for prompt, _ in rows]
     with _steering(setup, model.base_model.h, rows):
-        out = model.generate(
-            batch,
-            attention_mask=mask,
-            max_new_tokens=NEW_TOKENS,
-            do_sample=False,
-            pad_token_id=setup.tokenizer.eos_token_id,
-            eos_token_id=setup.tokenizer.eos_token_id,
-        )
+        return _greedy(setup, model, prompts, NEW_TOKENS)
+
+
+def transformers_untouched(setup, prompts: list[str], new_tokens: int) -> list[list[int]]:
+    """transformers' own `generate` on the model as it loads it, to the last token."""
+    with separate_gelu(setup):
+        return _greedy(setup, plain(setup.model).causal_lm, prompts, new_tokens, min_new_tokens=new_tokens)
+
+
+def _greedy(setup, model: PreTrainedModel, prompts: list[str], new_tokens: int, **options) -> list[list[int]]:
+    batch, mask = _left_padded(setup, prompts)
+    eos = setup.tokenizer.eos_token_id
+    end = {"max_new_tokens": new_tokens, "pad_token_id": eos, "eos_token_id": eos, "do_sample": False}
+    out = model.generate(batch.to(setup.device), attention_mask=mask.to(setup.device), **end, **options)
     return _completions(setup, out, batch.shape[1])
 
 

