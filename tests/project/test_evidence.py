@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crosscoder_utils import PRESETS, Ablate, ManyLayers, confirm, load
-from crosscoder_utils.analysis import every_method
+from crosscoder_utils import PRESETS, Ablate, ManyLayers, load
+from crosscoder_utils.analysis import confirm, every_method
 
 FEW = {"n_prompts": 2, "n_random": 1, "n_matched": 1}
 ROOT = Path(__file__).parents[2]
