@@ -34,7 +34,7 @@ class Stages:
     def run(self, name: str, stage: Callable[[], float]) -> None:
         """Run `stage`, which returns its seconds, unless it is done; it has to write its results whole or not at all."""
         if name in self.seconds:
-            print(f"{name}: already done, in {self.seconds[name]:.0f} s")
+            print(f"{name}: already done, in {self.seconds[name]:.0f} s", flush=True)  # into a log file at once
             return
         self.seconds[name] = round(stage(), 1)
         write_json(self.file, self.seconds)

@@ -70,7 +70,7 @@ def replicate(recipe: Replication, out: str | Path) -> Path:
     download = check_resources(recipe, out)
     stages, device = Stages(out, recipe.to_json()), Accelerator().device.type
     if download and "fetch" not in stages.seconds:
-        print(f"fetch: about {download:.1f} GB, less what is in the cache; then a trial on this device says what remains")
+        print(f"fetch: about {download:.1f} GB, less what is in the cache; then a trial says what remains", flush=True)
     stages.run("fetch", partial(fetch, recipe, out))
     if "crosscoder" not in stages.seconds:
         _say(recipe, out, stages, device)
