@@ -38,6 +38,7 @@ BASELINE = "transformers' generate"
 SEARCHES = ("perturbation", "natural perturbation")
 """Methods that read each token many times, with gradients; timed once, and only with few rows."""
 GRID_TOKENS, GRID_PROMPTS = 60, 20
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 class WithoutEnd(Sampler):
@@ -96,7 +97,11 @@ def beside_transformers(size: str, n_rows: int, new_tokens: int, repeats: int, d
         }
         for name, one in seconds.items()
     ]
-    shares = [{"size": size, "rows": n_rows, "what": name} | where_time_goes(runs[name]) for name in kinds if device == "cpu"]
+    shares = [
+        {"size": size, "rows": n_rows, "what": name} | where_time_goes(runs[name], CLOCKS[clock])
+        for name in kinds
+        if device == "cpu"
+    ]
     return {"table": table, "shares": shares}
 
 
@@ -104,7 +109,7 @@ def now(clock: str, device: str) -> float:
     """Seconds of a clock, when everything has been computed; "cpu" counts this process's work, also on a busy machine."""
     if device != "cpu":
         torch.cuda.synchronize()
-    return time.process_time() if clock == "cpu" else time.perf_counter()
+    return CLOCKS[clock]()
 
 
 def bandwidth_seconds(setup: Setup, prompts: list[str], new_tokens: int, what: str) -> float:
@@ -190,7 +195,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=60)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="of the model")
-    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"], help="cpu: for one thread, while others compute")
+    parser.add_argument("--clock", default="wall", choices=CLOCKS, help="cpu: for one thread, while others compute")
     parser.add_argument("--no-grid", action="store_true", help="leave out the post's grid and the screen")
     given = parser.parse_args()
     results = read_json(RESULTS)
