@@ -52,9 +52,8 @@ def main() -> None:
         in_a_fresh_process(write_crosscoder, work / str(features), work / "model", LAYERS, features)
         rows.append(in_a_fresh_process(measured, work / "model", work / str(features)))
         print(json.dumps(rows[-1]), flush=True)
-    machine = {"cpu": platform.machine(), "cores": os.cpu_count(), "threads": 1, "torch": torch.__version__}
-    write_json(RESULTS, {"machine": machine, "widths": rows})
-    print(f"wrote {RESULTS}")
+        machine = {"cpu": platform.machine(), "cores": os.cpu_count(), "threads": 1, "torch": torch.__version__}
+        write_json(RESULTS, {"machine": machine, "widths": rows})
 
 
 def write_model(folder: Path, sizes: dict) -> None:
