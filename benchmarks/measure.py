@@ -103,7 +103,7 @@ def peak_of(run: Callable, device: str) -> tuple[object, float]:
         torch.cuda.reset_peak_memory_stats()
         return run(), torch.cuda.max_memory_allocated() / 1e9
     with suppress(OSError):  # Linux forgets the peak so far; elsewhere it is the whole process's
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     result = run()
     with suppress(OSError):
         [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
