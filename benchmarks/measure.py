@@ -106,7 +106,9 @@ def peak_of(run: Callable, device: str) -> tuple[object, float]:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     result = run()
     with suppress(OSError):
-        [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+        [line] = [
+            line for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines() if line.startswith("VmHWM")
+        ]
         return result, int(line.split()[1]) * 1024 / 1e9
     return result, _peak_gb()
 
