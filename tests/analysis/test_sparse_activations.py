@@ -1,5 +1,7 @@
 """Sparse activations and parts of a dictionary give what the plain table of all tokens and features gives."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -129,7 +131,7 @@ def test_features_whose_estimate_is_not_a_number_are_run(setup, monkeypatch):
     def unknown(setup, prompts, *args):
         return torch.full((len(prompts), 24), torch.nan)
 
-    monkeypatch.setattr("crosscoder_utils.analysis.screen.estimated_effects", unknown)
+    monkeypatch.setattr(sys.modules[screen.__module__], "estimated_effects", unknown)
     table = screen(setup, PROMPTS, ManyLayers(1.0), max_new_tokens=2, estimate="first", keep=3, progress=False)
     assert table["ran"].sum() == 3 and table["estimate"].isna().all()
 
