@@ -14,7 +14,7 @@ from crosscoder_utils.io.crosscoder_files import load_crosscoder
 from crosscoder_utils.io.datasets import read_examples
 from crosscoder_utils.io.files import check_manifest
 from crosscoder_utils.io.torch_defaults import own_settings
-from crosscoder_utils.io.transformers_models import quiet, read_causal_lm, read_tokenizer
+from crosscoder_utils.io.transformers_models import quiet, read_causal_lms, read_tokenizer
 from crosscoder_utils.presets import Preset
 from crosscoder_utils.prompts import check_length, split_at_marker
 
@@ -128,12 +128,10 @@ def load(
     context = preset.context if "context" in preset.model_fields_set else None
     if model is not None:
         preset = preset.model_copy(update={"prepend_bos": load_checks.adds_bos(tokenizer)})
-    models = {}
-    for adapters in (preset.adapters, preset.base_adapters):
-        if adapters not in models:
-            name = preset.name if adapters == preset.adapters else f"{preset.name}-base"
-            models[adapters] = wrap(read_causal_lm(preset.model, adapters, preset.dtype).to(device), name, context)
-            _SOURCES[models[adapters]] = preset.model, adapters, preset.dtype
+    models, lists = {}, list(dict.fromkeys((preset.adapters, preset.base_adapters)))
+    for adapters, read in zip(lists, read_causal_lms(preset.model, lists, preset.dtype), strict=True):
+        models[adapters] = wrap(read.to(device), preset.name if adapters == preset.adapters else f"{preset.name}-base", context)
+        _SOURCES[models[adapters]] = preset.model, adapters, preset.dtype
     model = models[preset.adapters]
     preset = preset.model_copy(update={"context": load_checks.check_context(plain(model).causal_lm, context)})
     load_checks.check_fit(crosscoder, model)

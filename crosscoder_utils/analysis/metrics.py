@@ -103,7 +103,10 @@ def token_losses(
 ) -> list[Float[Tensor, " token"]]:
     """Cross-entropy of each token given the tokens before it, in nats. Without a BOS token, the first token has no loss."""
     batch_size = min(whole_number("batch_size", batch_size, 1), rows_of_logits(setup, ids))
-    return [loss for batch in _batches(setup, ids, batch_size) for loss in _losses(model, batch)]
+    distinct = sorted({tuple(row) for row in ids}, key=len)  # most features of a screen leave the completion as it was
+    losses = [loss for batch in _batches(setup, distinct, batch_size) for loss in _losses(model, batch)]
+    by_row = dict(zip(distinct, losses, strict=True))
+    return [by_row[tuple(row)] for row in ids]
 
 
 def story_cross_entropy(setup: Setup, model: TransformerBridge, texts: Texts) -> Float[np.ndarray, " text"]:

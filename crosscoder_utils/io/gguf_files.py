@@ -1,6 +1,7 @@
 """Models and tokenizers in GGUF files, the format of llama.cpp; transformers reads them and undoes their quantisation."""
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -24,8 +25,12 @@ def check_gguf(source: str, path: Path | None = None) -> None:
     """
     if importlib.util.find_spec("gguf") is None:
         raise ImportError(f"{source!r} is a GGUF file, and reading it needs the package gguf; `pip install gguf`")
-    if path is None:
-        return
+    if path is not None and path.is_file():
+        _check_header(source, path, path.stat().st_mtime_ns)
+
+
+@cache  # a vocabulary takes seconds to read, and tokenizer, configuration and weights each ask
+def _check_header(source: str, path: Path, changed: int) -> None:
     from gguf import GGUFReader
 
     try:

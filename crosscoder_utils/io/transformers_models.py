@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -41,7 +42,12 @@ def read_config(source: str) -> PreTrainedConfig:
 
 
 def read_causal_lm(source: str, adapters: Sequence[str] = (), dtype: str = "float32") -> PreTrainedModel:
-    """Read a causal language model and merge peft adapters into it, one after the other.
+    """Read a causal language model and merge peft adapters into it, one after the other; see `read_causal_lms`."""
+    return read_causal_lms(source, [adapters], dtype)[0]
+
+
+def read_causal_lms(source: str, adapter_lists: Sequence[Sequence[str]], dtype: str = "float32") -> list[PreTrainedModel]:
+    """Read a causal language model once, and merge each list of peft adapters into a copy of its own.
 
     Raises:
         FileNotFoundError: If a part cannot be read.
@@ -50,11 +56,16 @@ def read_causal_lm(source: str, adapters: Sequence[str] = (), dtype: str = "floa
     where = _parsed(source)
     with quiet():
         with _complete(source, "config.json and model.safetensors"), reading(source):
-            model = AutoModelForCausalLM.from_pretrained(where.name, dtype=getattr(torch, dtype), **_arguments(where))
+            bare = AutoModelForCausalLM.from_pretrained(where.name, dtype=getattr(torch, dtype), **_arguments(where))
         if where.gguf_file is not None:
-            model = as_plain_model(model)
-        for adapter in adapters:
-            model = _merge(model, adapter, source)
+            bare = as_plain_model(bare)
+        models = [deepcopy(bare) for _ in adapter_lists[1:]] + [bare]
+        return [_adapted(model, adapters, source) for model, adapters in zip(models, adapter_lists, strict=True)]
+
+
+def _adapted(model: PreTrainedModel, adapters: Sequence[str], source: str) -> PreTrainedModel:
+    for adapter in adapters:
+        model = _merge(model, adapter, source)
     broken = [name for name, weights in model.named_parameters() if not torch.isfinite(weights).all()]
     if broken:
         raise ValueError(

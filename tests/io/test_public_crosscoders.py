@@ -133,7 +133,7 @@ def no_weights(monkeypatch):
         raise AssertionError("weights are read")
 
     monkeypatch.setattr("crosscoder_utils.loading.load_crosscoder", refuse)
-    monkeypatch.setattr("crosscoder_utils.loading.read_causal_lm", refuse)
+    monkeypatch.setattr("crosscoder_utils.loading.read_causal_lms", refuse)
 
 
 def test_hook_points_that_the_model_lacks_are_refused_before_weights_are_read(public, tmp_path, monkeypatch):

@@ -123,14 +123,24 @@ def pandas_rows(folder: Path) -> list[tuple]:
 
 
 BEGUN = {
-    "fetch": "data/train.jsonl",
+    "fetch": None,
     "crosscoder": "crosscoder/training.pt",
     **{name: f"notebooks/{name}.running.ipynb" for name in NOTEBOOKS},
     "05_sweeps": "notebooks/outputs/rows/*.parquet",
-    "comparison": "stages.json",
+    "comparison": None,
     "book": ".book-*/_toc.yml",
 }
-"""Stage -> a file that is there when it is under way."""
+"""Stage -> a file that is there when it is under way; None for a short one, which is killed before its end is noted."""
+
+KILLED_AT_ITS_END = """
+import os, signal, sys
+from crosscoder_utils.training import stages
+from crosscoder_utils.training.__main__ import main
+
+write, stage = stages.write_json, sys.argv.pop(1)
+stages.write_json = lambda file, done: os.kill(os.getpid(), signal.SIGKILL) if stage in done else write(file, done)
+main(sys.argv[1:])
+"""
 
 
 @pytest.mark.skipif("CROSSCODER_LONG" not in os.environ, reason="takes minutes; set CROSSCODER_LONG=1")
@@ -139,14 +149,15 @@ def test_killed_in_every_stage_it_ends_as_if_it_had_not_been(options, tmp_path):
     command = [sys.executable, "-m", "crosscoder_utils.training", *options, "--out"]
     subprocess.run([*command, str(whole)], check=True, capture_output=True)
     for number, (stage, sign) in enumerate(BEGUN.items()):
-        before = stages_of(killed)
-        process = subprocess.Popen([*command, str(killed)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        while len(stages_of(killed)) < number or not list(killed.glob(sign)):
+        before, begin = stages_of(killed), command if sign else [sys.executable, "-c", KILLED_AT_ITS_END, stage, *command[3:]]
+        process = subprocess.Popen([*begin, str(killed)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        while sign and (len(stages_of(killed)) < number or not list(killed.glob(sign))):
             assert process.poll() is None, f"{stage} was not killed in time"
             time.sleep(0.02)
-        time.sleep(0.5 if number > 1 else 0.0)
-        process.send_signal(signal.SIGKILL)
+        if sign:
+            process.send_signal(signal.SIGKILL)
         said = process.communicate()[0]
+        assert process.returncode == -signal.SIGKILL
         after = stages_of(killed)
         assert len(after) == number and before.items() <= after.items()
         assert all(f"{done}: already done" in said for done in before)
