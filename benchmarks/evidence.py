@@ -134,9 +134,12 @@ def tables(
     def screen_rows() -> pd.DataFrame:
         return pd.read_csv(TABLES / f"{name}-screen.csv")
 
-    def methods() -> pd.DataFrame:
+    def of_roles(roles: Sequence[str]) -> dict[str, int]:
         known = features if "mediator" in features else {"strongest": int(best_of(screen_rows())["feature"].iloc[0])} | features
-        own = {role: known[role] for role in plan.roles or features if role in known}
+        return {role: known[role] for role in roles if role in known}
+
+    def methods() -> pd.DataFrame:
+        own = of_roles(plan.roles or tuple(features))
         return compare_methods(setup, own, work, **numbers, max_new_tokens=plan.max_new_tokens, progress=False)
 
     return {
@@ -146,7 +149,7 @@ def tables(
         "doses": lambda: doses(setup, features["mediator"], work, plan) if "mediator" in features else None,
         "confirmed": lambda: confirmed(setup, screen_rows(), work, plan),
         "methods": methods,
-        "statistics": lambda: statistics_needed(setup, features, work, plan),
+        "statistics": lambda: statistics_needed(setup, of_roles(plan.roles or ROLES_OF_STATISTICS), work, plan),
         "directions": lambda: directions(setup, plan),
         "steering": lambda: steered(setup, work, plan),
     }
@@ -198,8 +201,8 @@ def statistics_needed(setup: Setup, features: dict[str, int], work: Path, plan: 
         setup = replace(setup)  # statistics belong to a setup
         statistics = feature_statistics(setup, n_tokens)
         set_statistics(setup, statistics)
-        for role in [one for one in ROLES_OF_STATISTICS if one in features]:
-            ablations = [Ablate(features[role], one) for one in methods]
+        for role, feature in features.items():
+            ablations = [Ablate(feature, one) for one in methods]
             rows = sweep(setup, prompts, ablations, plan.max_new_tokens, folder=work, progress=False)
             columns = ["is_fluent_story", "relative_edit_norm"]
             means = rows.groupby("label", sort=False)[columns].mean().astype(float).reset_index()

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from fake_hub import COMMIT, FakeHub
@@ -107,19 +108,28 @@ def check_the_book(out: Path) -> None:
 
 def results(out: Path) -> dict:
     """What must not depend on whether a run was killed."""
-    files = ["crosscoder/config.json", "crosscoder/crosscoder.safetensors", "comparison.json"]
-    files += [f"notebooks/outputs/{name}" for name in ("features.json", "best_settings.csv", "best_steering.csv")]
-    found = {name: (out / name).read_bytes() for name in files}
+    outputs = out / "notebooks" / "outputs"
+    found = {name: (out / "crosscoder" / name).read_bytes() for name in ("config.json", "crosscoder.safetensors")}
+    found |= {path.name: json.loads(path.read_text()) for path in (out / "comparison.json", outputs / "features.json")}
+    found |= {name: records(pd.read_csv(outputs / name)) for name in ("best_settings.csv", "best_steering.csv")}
+    columns = ["row_id", "completion", "cross_entropy"]
     for folder in ("rows", "ablation", "steering"):
-        found[folder] = sorted(pandas_rows(out / "notebooks" / "outputs" / folder))
+        rows = pd.read_parquet(outputs / folder, columns=columns).drop_duplicates("row_id")
+        found[folder] = records(rows.sort_values("row_id"))
     return found | {"pages": sorted(path.name for path in out.glob("book/_build/html/**/*.html"))}
 
 
-def pandas_rows(folder: Path) -> list[tuple]:
-    import pandas as pd
+def records(table: pd.DataFrame) -> list[dict]:
+    return table.to_dict("records")
 
-    rows = pd.read_parquet(folder, columns=["row_id", "completion", "cross_entropy"])
-    return list(rows.drop_duplicates("row_id").itertuples(index=False, name=None))
+
+def near(value):
+    """The same, with numbers up to rounding: a run that goes on computes its rows in other batches."""
+    if isinstance(value, dict):
+        return {name: near(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [near(one) for one in value]
+    return pytest.approx(value, rel=1e-4, abs=1e-5, nan_ok=True) if isinstance(value, float) else value
 
 
 BEGUN = {
@@ -163,7 +173,7 @@ def test_killed_in_every_stage_it_ends_as_if_it_had_not_been(options, tmp_path):
         assert all(f"{done}: already done" in said for done in before)
     subprocess.run([*command, str(killed)], check=True, capture_output=True)
     assert list(stages_of(killed)) == list(stages_of(whole)) == ["fetch", "crosscoder", *NOTEBOOKS, "comparison", "book"]
-    assert results(killed) == results(whole)
+    assert results(killed) == near(results(whole))
     check_the_book(killed)
 
 
