@@ -1,6 +1,7 @@
 """Figures, HTML views, the explorer and the playground. Nothing else in the package imports this."""
 
 from crosscoder_utils.display.comparison import Comparer, Comparison
+from crosscoder_utils.display.evidence_figures import method_dots
 from crosscoder_utils.display.explorer import explorer
 from crosscoder_utils.display.feature_card_views import card_bars, card_figure, card_html
 from crosscoder_utils.display.figures import COLOURS, TEMPLATE, bars_by_point, condition_scatter, effect_scatter, show
@@ -30,6 +31,7 @@ __all__ = [
     "effect_scatter",
     "explorer",
     "heat_maps",
+    "method_dots",
     "overshoot_scatter",
     "show",
     "side_by_side",
