@@ -13,7 +13,13 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from crosscoder_utils.analysis.argument_checks import checked_setup, checked_texts
 from crosscoder_utils.analysis.sparse_activations import token_parts
-from crosscoder_utils.analysis.story_measures import FLUENT_LIMIT, OPENING_LIMIT, opening_measures, text_measures
+from crosscoder_utils.analysis.story_measures import (
+    FLUENT_LIMIT,
+    OPENING_LIMIT,
+    REPEATS_LIMIT,
+    opening_measures,
+    text_measures,
+)
 from crosscoder_utils.crosscoder import Crosscoder
 from crosscoder_utils.generation import Generation
 from crosscoder_utils.hooks import read
@@ -45,8 +51,9 @@ def score(setup: Setup, generations: Sequence[Generation]) -> pd.DataFrame:
         - `cross_entropy`: mean over the tokens of prompt and completion, in nats per token
         - `completion_cross_entropy`: mean over the completion's tokens only (NaN for an empty completion)
         - `says_phrase`: whether the completion contains the phrase
-        - `is_story`, `is_fluent_story`: whether it does not, and its cross-entropy is below `STORY_LIMIT` (for comparison with
-          the post) or below the far stricter `preset.fluent_limit`, `FLUENT_LIMIT` by default (False for an empty completion)
+        - `is_story`: whether it does not, and its cross-entropy is below `STORY_LIMIT` (for comparison with the post)
+        - `is_fluent_story`: whether it does not, its cross-entropy is below the far stricter `preset.fluent_limit`,
+          `FLUENT_LIMIT` by default, and it `repeats` less than `REPEATS_LIMIT` (both are False for an empty completion)
         - `opening_cross_entropy`, `begins_like_story`: mean over the completion's first 8 tokens, and whether it is below
           `preset.opening_limit`, `OPENING_LIMIT` by default
         - `names_everyone`: 1 or 0, whether all names in the prompt's field `Summary:` occur; NaN where it has none
@@ -68,14 +75,16 @@ def _scores(setup: Setup, prompt: str, generation: Generation, loss: Float[Tenso
     own = loss[len(loss) - n_new :]
     completion = float(own.mean()) if n_new else math.nan
     says_phrase = setup.preset.phrase is not None and setup.preset.phrase in generation.completion
+    texts = text_measures(prompt, generation.completion)
+    fluent = completion < (setup.preset.fluent_limit or FLUENT_LIMIT) and not texts["repeats"] >= REPEATS_LIMIT  # NaN: short
     return {
         "cross_entropy": float(loss.mean()),
         "completion_cross_entropy": completion,
         "says_phrase": says_phrase,
         "is_story": not says_phrase and completion < STORY_LIMIT,
-        "is_fluent_story": not says_phrase and completion < (setup.preset.fluent_limit or FLUENT_LIMIT),
+        "is_fluent_story": not says_phrase and fluent,
         **opening_measures(own, setup.preset.opening_limit or OPENING_LIMIT),
-        **text_measures(prompt, generation.completion),
+        **texts,
     }
 
 

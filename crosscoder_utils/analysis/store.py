@@ -27,7 +27,7 @@ from crosscoder_utils.loading import Setup
 from crosscoder_utils.methods import METHODS
 from crosscoder_utils.methods.statistics import given_statistics
 
-ROWS_VERSION = 4
+ROWS_VERSION = 5
 """Part of every row's id. Increment it when a code change alters results; stored rows are then recomputed."""
 
 _TEXTS = ["row_id", "prompt_id", "prompt", "completion", "intervention", "tokens", "method", "label", "record", "settings"]

@@ -18,6 +18,12 @@ FLUENT_LIMIT = 0.5
 Of 200 stories of each embedded model's training data 99 % are below it, and so are all of the base model's own for the same
 prompts (at most 0.43). A story of another prompt has 1.8 in the median, one whose words are shuffled 11 or more.
 """
+REPEATS_LIMIT = 0.3
+"""A completion of which this share of 4-grams of words, or more, occurred before in it is no fluent story: see `repetition`.
+
+A text that repeats itself is likely under any model, however senseless it is. The stories of the embedded models' data have at
+most 0.03, replies sampled from SmolLM2-135M-Instruct at most 0.26, what repeats two words 0.6 and more.
+"""
 N_OPENING_TOKENS = 8
 OPENING_LIMIT = 1.0
 """`score` says that a completion begins like a story if the cross-entropy of its first `N_OPENING_TOKENS` is below this.

