@@ -90,7 +90,9 @@ PLANS = {
         controls={"n_random": 2, "n_ordinary": 10},
     ),
 }
-TABLE_NAMES = ("dictionary", "groups", "screen", "doses", "confirmed", "methods", "statistics", "directions", "steering")
+TABLE_NAMES = (
+    "dictionary", "groups", "screen", "last_token", "doses", "confirmed", "methods", "statistics", "directions", "steering"
+)  # fmt: skip
 ROLES_OF_STATISTICS = ("mediator", "tag")
 DOSES = {"scales": (0.5, 0.75, 1.0, 1.5), "multiples": (0.5, 1.0, 2.0), "n_prompts": 200, "n_random": 2}
 """Of the mediator: scales of its ablation; clamped values, as multiples of its mean activation on the last prompt token of
@@ -154,6 +156,7 @@ def tables(
         "dictionary": lambda: dictionary(setup, name, features),
         "groups": lambda: groups(setup, work, plan, numbers),
         "screen": lambda: pd.concat([screened(setup, scale, plan) for scale in plan.scales]),
+        "last_token": lambda: last_token(setup, screen_rows()),
         "doses": lambda: doses(setup, features["mediator"], work, plan) if "mediator" in features else None,
         "confirmed": lambda: confirmed(setup, screen_rows(), work, plan),
         "methods": methods,
@@ -244,6 +247,13 @@ def best_of(found: pd.DataFrame) -> pd.DataFrame:
     """Features of a screen, each at its best scale: the highest rate of fluent stories, of equals the smallest edit."""
     best = found.sort_values(["fluent_rate", "relative_edit_norm"], ascending=[False, True], kind="stable")
     return best.drop_duplicates("feature")
+
+
+def last_token(setup: Setup, found: pd.DataFrame) -> pd.DataFrame:
+    """How active the features of `groups` and the screens' best are on the last prompt token, with the tag and without."""
+    statistics = last_token_statistics(setup)
+    strongest = statistics["last token difference"].nlargest(max(GROUPS["sizes"])).index
+    return statistics.loc[strongest.union(best_of(found).head(4)["feature"], sort=False)].reset_index()
 
 
 def confirmed(setup: Setup, found: pd.DataFrame, work: Path, plan: Plan) -> pd.DataFrame:

