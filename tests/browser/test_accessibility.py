@@ -90,7 +90,7 @@ DOTS = """() => {
 }"""
 
 
-@pytest.mark.parametrize("page_path", pages_with('"mode":"markers"') + pages_with('"mode": "markers"'))
+@pytest.mark.parametrize("page_path", pages_with('"mode": "markers"'))
 def test_dots_show_on_dark_pages(page_path, open_page):
     opened = open_page(page_path)
     dark(opened.page)
