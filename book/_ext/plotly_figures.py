@@ -62,6 +62,7 @@ def load_scripts(app, pagename, templatename, context, doctree):
     """Plotly is large: only pages with a figure load it."""
     if 'class="plotly-figure"' in context.get("body", ""):
         app.add_js_file("plotly.min.js")
+        app.add_js_file("download_figures.js")
         app.add_js_file("draw_figures.js")
 
 

@@ -4,7 +4,9 @@
   const get = (object, path) => path.match(/[^.[\]]+/g).reduce((inner, key) => inner?.[key], object);
   const set = (object, path, value) => {
     const keys = path.match(/[^.[\]]+/g), last = keys.pop();
-    keys.reduce((inner, key) => (inner[key] ??= {}), object)[last] = value;
+    const owner = keys.reduce((inner, key) => (inner[key] ??= {}), object);
+    if (value === null) delete owner[last];
+    else owner[last] = value;
   };
   const axesOf = (layout) => [...new Set([...Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key)), "xaxis", "yaxis"])];
 
@@ -59,14 +61,14 @@
     return { light: [traces.light, light], dark: [traces.dark, dark] };
   };
 
-  const current = (colours) => {
-    const [traces, layout] = structuredClone(colours[isDark() ? "dark" : "light"]);
+  const current = (colours, theme = isDark() ? "dark" : "light") => {
+    const [traces, layout] = structuredClone(colours[theme]);
     for (const [path, colour] of Object.entries(layout)) if (colour?.startsWith?.("--")) layout[path] = ofPage(colour);
     return [traces, layout];
   };
 
-  const colour = ({ data, layout }, colours) => {
-    const [traces, values] = current(colours);
+  const colour = ({ data, layout }, colours, theme) => {
+    const [traces, values] = current(colours, theme);
     for (const [path, list] of Object.entries(traces)) list.forEach((value, i) => set(data[i], path, value));
     for (const [path, value] of Object.entries(values)) set(layout, path, value);
   };
@@ -123,7 +125,7 @@
     return bar;
   };
 
-  const draw = (place) => {
+  const draw = (place, number) => {
     const figure = JSON.parse(place.querySelector("script").textContent);
     const { layout, config } = figure, drawing = document.createElement("div");
     const height = layout.height ?? 450, titles = {};
@@ -135,6 +137,12 @@
     place.append(drawing);
     const colours = coloursOf(figure);
     if (isDark()) colour(figure, colours);
+    const inLight = () => {
+      const copy = structuredClone({ data: drawing.data, layout: drawing.layout });
+      colour(copy, colours, "light");
+      return copy;
+    };
+    place.append(figureDownloads(drawing, number + 1, inLight));
     Plotly.newPlot(drawing, figure.data, layout, config).then(() => {
       const settle = () => {
         // The figure's description says what is drawn; single ticks and numbers read aloud do not.

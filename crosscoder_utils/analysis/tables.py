@@ -106,9 +106,9 @@ def control_margins(draws: pd.DataFrame) -> pd.DataFrame:
         draws: From `studies.control_draws`.
 
     Returns:
-        `feature` (role and method) and `control`; `relative edit norm` of the control; `stories`, the feature's share;
-        `control's stories`, the mean share over draws with the lowest and the highest; the margins in stories (percentage
-        points) and in cross-entropy (nats per token), with 95 % intervals over prompts and draws. Where the draws have
+        `feature` (role and method) and `control`; `stories`, the feature's share; `control's stories`, the mean share over
+        draws with the lowest and the highest; the margins in stories (percentage points) and in cross-entropy (nats per
+        token), with 95 % intervals over prompts and draws; `relative edit norm` of the control. Where the draws have
         `is_fluent_story`, there are the same of fluent stories.
     """
     rows, numbers = [], ["is_story", "cross_entropy", "relative_edit_norm"]
@@ -128,13 +128,13 @@ def control_margins(draws: pd.DataFrame) -> pd.DataFrame:
                     "role and method to control_draws"
                 )
             row = {"feature": f"{role}, {method}", "control": ablated}
-            row["relative edit norm"] = control["relative_edit_norm"].mean()
             for column, name in rates.items():
                 shares = drawn[column].mean(axis=1)
                 row[name] = f"{feature[column].mean():.0%}"
                 row[f"control's {name}"] = f"{shares.mean():.0%} ({shares.min():.0%} to {shares.max():.0%})"
                 row[f"margin ({name})"] = f"{_margin(100 * drawn[column], 100 * feature[column]):.0f}"
-            rows.append(row | {"margin (nats)": f"{_margin(drawn['cross_entropy'], feature['cross_entropy']):.2f}"})
+            row["margin (nats)"] = f"{_margin(drawn['cross_entropy'], feature['cross_entropy']):.2f}"
+            rows.append(row | {"relative edit norm": control["relative_edit_norm"].mean()})
     return pd.DataFrame(rows)
 
 

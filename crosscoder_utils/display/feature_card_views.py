@@ -25,10 +25,13 @@ def card_figure(card: FeatureCard) -> go.Figure:
     bars = [(middles, card.bin_counts), (labels, card.decoder_norms), (labels, card.decoder_encoder_cosines)]
     for row, (x, y) in enumerate(bars, start=1):
         hover = "%{x:.3g}: %{y} tokens<extra></extra>" if row == 1 else "%{x}: %{y:.3g}<extra></extra>"
-        figure.add_bar(x=x, y=y, width=widths if row == 1 else None, hovertemplate=hover, row=row, col=1)
+        name = titles[row - 1]
+        figure.add_bar(x=x, y=y, width=widths if row == 1 else None, hovertemplate=hover, name=name, row=row, col=1)
+        figure.update_yaxes(title=("tokens", "norm", "cosine")[row - 1], row=row)
     figure.update_traces(marker_color=COLOURS[0])
-    figure.update_xaxes(rangemode="tozero", row=1)
+    figure.update_xaxes(rangemode="tozero", title={"text": "activation", "standoff": 4}, row=1)
     figure.update_xaxes(showticklabels=False, row=2)  # the same as of the panel below
+    figure.update_xaxes(title="hook point", row=3)
     figure.update_yaxes(rangemode="tozero", row=2)
     figure.update_yaxes(range=[min(0, *card.decoder_encoder_cosines) * 1.1, 1], row=3)
     figure.update_annotations(x=0, xanchor="left", font_size=13)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML, display
+from plotly.colors import sample_colorscale
 from plotly.offline import get_plotlyjs
 
 from crosscoder_utils.display.html import escaped
@@ -17,14 +18,21 @@ from crosscoder_utils.io.validation import chosen, instance, mapped, numbers, on
 # Okabe and Ito's palette, distinguishable under the common kinds of colour blindness.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 
+
+def distinct_colours(n: int) -> list[str]:
+    """`n` colours of which no two are the same: the palette's, or samples of a colour scale if it has too few."""
+    return COLOURS[:n] if n <= len(COLOURS) else sample_colorscale("Turbo", n, low=0.05, high=0.95)
+
+
 TEMPLATE = go.layout.Template(
     layout={
         "colorway": COLOURS,
         "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#222222"},
         "title": {"x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 15}},
         "margin": {"l": 60, "r": 20, "t": 36, "b": 56},
-        # Along the lower edge of the figure, below the axis title, whatever the number of lines.
-        "legend": {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0, "tracegroupgap": 0},
+        # Along the lower edge of the figure, below the axis title, whatever the number of lines. Entries that show and hide
+        # together stand in their order all the same: in groups they would be spaced unevenly.
+        "legend": {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0, "traceorder": "normal"},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
         "xaxis": {"gridcolor": "#e5e5e5", "zeroline": False, "automargin": True},
@@ -87,12 +95,22 @@ def point_labels(hook_points: Sequence[int]) -> list[str]:
     return [f"after block {point}" if point else "embedding" for point in hook_points]
 
 
-def condition_scatter(statistics: pd.DataFrame, x: str, y: str, highlight: dict[str, int]) -> go.Figure:
+def condition_scatter(
+    statistics: pd.DataFrame, x: str, y: str, highlight: dict[str, int], unit: str = "units of activation"
+) -> go.Figure:
     """Every feature's mean activation in one condition against another's, on logarithmic axes, with some features named.
 
     Values below a 100,000th of the largest one, including 0, are drawn at the lower end of the axis, whose label says so. On
     the grey line both conditions are equal.
+
+    Args:
+        statistics: A row per feature, which is its index.
+        x: Column of the horizontal axis.
+        y: Column of the vertical axis.
+        highlight: Features to name, by role.
+        unit: Unit of both columns, for the titles of the axes; "" if the columns' names have it.
     """
+    unit = one_text("unit", unit)
     statistics = checked_table("statistics", statistics, [x, y], numbers=[x, y])
     highlight = mapped("highlight", highlight, whole_number, "roles to features")
     unknown = [feature for feature in highlight.values() if feature not in statistics.index]
@@ -103,19 +121,23 @@ def condition_scatter(statistics: pd.DataFrame, x: str, y: str, highlight: dict[
     ends = [axis["tickvals"][0], axis["tickvals"][-1]]
     figure = go.Figure(layout={"template": TEMPLATE})
     figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": "#999999", "width": 1}, hoverinfo="skip", showlegend=False)
-    hover = "feature %{customdata[0]}<br>x %{customdata[1]:.3g}<br>y %{customdata[2]:.3g}<extra></extra>"
+    values = f"{literal(x)} %{{customdata[1]:.3g}}<br>{literal(y)} %{{customdata[2]:.3g}}"
+    hover = f"feature %{{customdata[0]}}<br>{values} {literal(unit)}<extra></extra>"
     groups = [
         ("features", list(statistics.index)),
         *((f"{role} ({feature})", [feature]) for role, feature in highlight.items()),
     ]
     for i, (name, own) in enumerate(groups):
         exact = [[feature, *statistics.loc[feature, [x, y]]] for feature in own]
-        marker = {"size": 11, "line": {"color": "white", "width": 1}} if i else {"size": 5, "opacity": 0.4, "color": "#666666"}
+        marker = {"size": 5, "opacity": 0.6, "color": "#444444"}
+        if i:
+            marker = {"size": 11, "color": distinct_colours(len(highlight))[i - 1], "line": {"color": "white", "width": 1}}
         figure.add_scatter(
             x=shown.loc[own, x], y=shown.loc[own, y], mode="markers", name=literal(name), customdata=exact, marker=marker,
-            hovertemplate=hover,
+            hovertemplate=hover, meta={"customdata": ["feature", "x", "y"]},
         )  # fmt: skip
-    return figure.update_layout(xaxis=axis | {"title": literal(x)}, yaxis=axis | {"title": literal(y)}, height=500)
+    titles = [literal(f"{name} ({unit})" if unit else name) for name in (x, y)]
+    return figure.update_layout(xaxis=axis | {"title": titles[0]}, yaxis=axis | {"title": titles[1]}, height=500)
 
 
 def log_axis(largest: float) -> tuple[float, dict]:
@@ -141,12 +163,12 @@ def effect_scatter(effects: pd.DataFrame, highlight: dict[str, int], of: str = "
         highlight: Features to name, by role.
         of: The edit on the vertical axis: "encoder" or "random".
     """
-    columns = {"kl_decoder": "KL of the decoder edit (nats)"}
-    columns[f"kl_{chosen('of', of, ('encoder', 'random'))}"] = f"KL of the {of} edit (nats)"
+    columns = {"kl_decoder": "KL of the decoder edit"}
+    columns[f"kl_{chosen('of', of, ('encoder', 'random'))}"] = f"KL of the {of} edit"
     effects = checked_table("effects", effects, ["feature", *columns], numbers=["feature", *columns])
     known = effects.rename(columns=columns).dropna(subset=list(columns.values()))
     known = checked_table("the part of effects whose KLs are known", known)
-    return condition_scatter(known.astype({"feature": int}).set_index("feature"), *columns.values(), highlight)
+    return condition_scatter(known.astype({"feature": int}).set_index("feature"), *columns.values(), highlight, "nats")
 
 
 def literal(text: object) -> str:

@@ -85,7 +85,7 @@ def side_by_side(table: pd.DataFrame, prompt_index: int = 0) -> HTML:
     """Completions of one prompt, each under the best setting (see `best_settings`) of its method and hook point.
 
     Args:
-        table: From `sweep`; the recorded activations are shown too.
+        table: From `sweep`. Each completion stands behind its score; the recorded activations, if any, follow it.
         prompt_index: The prompt.
 
     Raises:
@@ -101,4 +101,5 @@ def side_by_side(table: pd.DataFrame, prompt_index: int = 0) -> HTML:
         )
     chosen = chosen.assign(label=chosen["label"].astype(object).fillna("untouched"))
     recorded = [name for name in ("activation_before", "activation_after", "others_change_relative") if name in table]
-    return texts_table(chosen[["label", "completion", *recorded]].rename(columns={"label": "setting"}))
+    columns = ["label", "is_story", "cross_entropy", "completion", *recorded]
+    return texts_table(chosen[columns].rename(columns={"label": "setting"}))

@@ -1,6 +1,5 @@
 """Figures of sweeps and of the experiments built on them."""
 
-import itertools
 import textwrap
 from collections.abc import Sequence
 
@@ -11,7 +10,7 @@ import plotly.graph_objects as go
 from crosscoder_utils.analysis.metrics import summarize
 from crosscoder_utils.analysis.side_effects import pareto_front
 from crosscoder_utils.analysis.statistics import RATES, rates_in
-from crosscoder_utils.display.figures import COLOURS, TEMPLATE, literal, log_axis
+from crosscoder_utils.display.figures import TEMPLATE, distinct_colours, literal, log_axis
 from crosscoder_utils.display.html import escaped
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.validation import chosen, finite_number, mapped, one_text
@@ -21,7 +20,7 @@ _CELL_COLOURS = ["#fde725", "#a0da39", "#4ac16d", "#1fa187", "#2b8591"]
 _NUMBERS = ["prompt_index", "point", "strength", "cross_entropy", "overshoot", "relative_edit_norm", "failed"]
 _NUMBERS += list(RATES.values())
 _SYMBOLS = {"feature": "circle", "random direction": "x-thin-open"}  # of what is ablated
-_DASHES = ["dot", "dash", "dashdot", "longdash"]  # of reference lines
+_DASHES = {"dot": "#555555", "dash": "#777777", "dashdot": "#949494", "longdash": "#333333"}  # of reference lines
 
 
 def sweep_curves(
@@ -47,8 +46,8 @@ def sweep_curves(
     y_title = one_text("y_title", y_title)
     figure = go.Figure(layout={"template": TEMPLATE})
     examples = table[table["prompt_index"] == 0].drop_duplicates([by, x]).set_index([by, x])[["label", "completion"]]
-    for number, (value, curve) in enumerate(summarize(table, [by, x], y).sort_values(x, kind="stable").groupby(by, sort=False)):
-        colour = COLOURS[number % len(COLOURS)]
+    curves = list(summarize(table, [by, x], y).sort_values(x, kind="stable").groupby(by, sort=False))
+    for colour, (value, curve) in zip(distinct_colours(len(curves)), curves):
         name = f"{by} {value:g}" if isinstance(value, float) else str(value)
         low, high = curve["mean"] - curve["standard_error"], curve["mean"] + curve["standard_error"]
         _add_band(figure, curve[x], low, high, colour, 0.2, name)
@@ -57,11 +56,11 @@ def sweep_curves(
             x=curve[x], y=curve["mean"], mode="lines+markers", name=literal(name), legendgroup=name, line={"color": colour},
             customdata=list(zip(curve["standard_error"], shown["label"].map(escaped), shown["completion"].map(_wrapped))),
             hovertemplate=f"{literal(name)}: %{{customdata[1]}}<br>%{{y:.2f}} ± %{{customdata[0]:.2f}}"
-            "<br>%{customdata[2]}<extra></extra>",
+            "<br>%{customdata[2]}<extra></extra>", meta={"customdata": ["standard_error", "setting", "completion"]},
         )  # fmt: skip
-    for (name, value), dash in zip(lines.items(), _DASHES, strict=False):
-        ends = [table[x].min(), table[x].max()]
-        figure.add_scatter(x=ends, y=[value] * 2, mode="lines", name=literal(name), line={"color": "#808080", "dash": dash})
+    for (name, value), (dash, grey) in zip(lines.items(), _DASHES.items(), strict=False):
+        line = {"color": grey, "dash": dash}
+        figure.add_scatter(x=[table[x].min(), table[x].max()], y=[value] * 2, mode="lines", name=literal(name), line=line)
     ticks = np.unique(table[x].dropna())
     axis = {"type": "log", "title": literal(x_title), "tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks]}
     return figure.update_layout(xaxis=axis, yaxis_title=literal(y_title), height=460)
@@ -70,14 +69,14 @@ def sweep_curves(
 def comparison_dots(draws: pd.DataFrame, references: dict[str, float]) -> go.Figure:
     """Cross-entropy of each method's setting with its standard error, beside its controls, one dot per draw.
 
-    Hovering over a dot shows its shares of stories.
+    Hovering over a dot shows its setting and its shares of stories.
 
     Args:
         draws: From `control_draws`.
         references: Reference lines by name.
     """
     keys = ["role", "method", "ablated", "draw"]
-    draws = _finished(draws, [*keys, "cross_entropy", "is_story"])
+    draws = _finished(draws, [*keys, "cross_entropy", "is_story"], ["label"])
     references = mapped("references", references, finite_number, "names to numbers")
     figure = go.Figure(layout={"template": TEMPLATE})
     dots = summarize(draws, keys)
@@ -85,24 +84,32 @@ def comparison_dots(draws: pd.DataFrame, references: dict[str, float]) -> go.Fig
     for share, column in rates.items():  # groups in the same order
         dots[share] = summarize(draws.astype({column: float}), keys, column)["mean"]
     shares = [f"{share.replace('_', ' ')} %{{customdata[{number}]:.0%}}" for number, share in enumerate(rates, start=1)]
+    dots["label"] = draws.groupby(keys, sort=False)["label"].first().fillna("").map(escaped).to_numpy()
     dots["name"] = [literal(f"{role}: {method}") for role, method in zip(dots["role"], dots["method"])]
-    for (name, value), dash in zip(references.items(), _DASHES, strict=False):
-        line = {"color": "#808080", "dash": dash}
+    for (name, value), (dash, grey) in zip(references.items(), _DASHES.items(), strict=False):
+        line = {"color": grey, "dash": dash}
         ends = dots["name"].iloc[[0, -1]]
         # Drawn first, so that the dots cover it; last in the legend.
         figure.add_scatter(x=[value] * 2, y=ends, mode="lines", name=literal(name), line=line, legendrank=1001)
-    for colour, (ablated, rows) in zip(COLOURS, dots.groupby("ablated", sort=False)):
+    groups = list(dots.groupby("ablated", sort=False))
+    for colour, (ablated, rows) in zip(distinct_colours(len(groups)), groups):
         own = ablated == "feature"
         figure.add_scatter(
             x=rows["mean"], y=rows["name"], mode="markers", name=literal(ablated),
-            customdata=rows[["standard_error", *rates]],
-            marker={"size": 11 if own else 8, "color": colour, "opacity": 1 if own else 0.5},
+            customdata=rows[["standard_error", *rates, "label"]],
+            meta={"customdata": ["standard_error", *rates, "setting"]},
+            marker={"size": 11 if own else 8, "color": colour, "opacity": 1 if own else 0.8},
             error_x={"array": rows["standard_error"], "visible": own},
-            hovertemplate=f"%{{y}}, {literal(ablated)}<br>%{{x:.2f}} ± %{{customdata[0]:.2f}} nats; "
-            f"{', '.join(shares)}<extra></extra>",
+            hovertemplate=f"{literal(ablated)}: %{{customdata[{len(rates) + 1}]}}<br>"
+            f"%{{x:.2f}} ± %{{customdata[0]:.2f}} nats; {', '.join(shares)}<extra>%{{y}}</extra>",
         )  # fmt: skip
     axis = {"title": "cross-entropy (nats per token)", "rangemode": "tozero"}
-    order = {"categoryorder": "array", "categoryarray": dots["name"].unique(), "autorange": "reversed"}
+    order = {
+        "title": "feature: method",
+        "categoryorder": "array",
+        "categoryarray": dots["name"].unique(),
+        "autorange": "reversed",
+    }
     return figure.update_layout(xaxis=axis, yaxis=order, height=420)
 
 
@@ -124,7 +131,7 @@ def heat_maps(table: pd.DataFrame) -> go.Figure:
             zmin=low, zmax=high, colorscale=_CELL_COLOURS, visible=role == roles[0], texttemplate="%{z:.1f}",
             textfont={"color": "#000000"}, name=literal(role),
             hovertemplate="%{y}, scale %{x}<br>%{z:.2f} nats<extra></extra>",
-            colorbar={"title": "nats", "thickness": 14, "outlinewidth": 0},
+            colorbar={"title": "nats per token", "thickness": 14, "outlinewidth": 0},
         )  # fmt: skip
     buttons = [
         {"label": literal(f"{role} feature"), "method": "update", "args": [{"visible": [one == role for one in roles]}]}
@@ -133,7 +140,10 @@ def heat_maps(table: pd.DataFrame) -> go.Figure:
     menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.2, "yanchor": "top"}
     axis = {"type": "category"}
     return figure.update_layout(
-        updatemenus=[menu], xaxis=axis | {"title": "scale"}, yaxis=axis | {"title": "hook point"}, height=400
+        updatemenus=[menu],
+        xaxis=axis | {"title": "scale (multiples of the decoder term)"},
+        yaxis=axis | {"title": "hook point"},
+        height=400,
     )
 
 
@@ -147,7 +157,8 @@ def overshoot_scatter(table: pd.DataFrame, rate: str = "stories") -> go.Figure:
     value, title = _rate(rate)
     table = _finished(table, ["ablated", "method", "setting", "overshoot", value], ["label"])
     figure = go.Figure(layout={"template": TEMPLATE})
-    colours = dict(zip(table["method"].unique(), COLOURS))
+    methods = table["method"].unique()
+    colours = dict(zip(methods, distinct_colours(len(methods))))
     for (ablated, method), rows in table.groupby(["ablated", "method"], sort=False):
         means = rows.groupby(["setting", "label"], sort=False)[["overshoot", value]].mean().astype(float).reset_index()
         own = ablated == "feature"
@@ -157,6 +168,7 @@ def overshoot_scatter(table: pd.DataFrame, rate: str = "stories") -> go.Figure:
             customdata=list(zip(means["overshoot"], means["label"].map(escaped))),
             marker={"size": 8, "opacity": 0.8, "color": colours[method], "symbol": "circle" if own else "x-thin-open"},
             hovertemplate="%{customdata[1]}<br>overshoot %{customdata[0]:.2f}<br>stories %{y:.0%}<extra></extra>",
+            meta={"customdata": ["x", "setting"]},  # x as it is, not as it is drawn
         )  # fmt: skip
     ticks = [-10, -3, -1, 0, 1, 3, 10, 30, 100]
     axis = {"title": "overshoot (units of activation)", "tickvals": np.arcsinh(ticks), "ticktext": [str(t) for t in ticks]}
@@ -171,7 +183,7 @@ def size_curves(draws: pd.DataFrame, rate: str = "stories") -> go.Figure:
         rate: "stories" or "fluent_stories"; see `score`.
     """
     value, title = _rate(rate)
-    draws = _finished(draws, ["ablated", "method", "setting", "draw", "relative_edit_norm", value])
+    draws = _finished(draws, ["ablated", "method", "setting", "draw", "relative_edit_norm", value], ["label"])
     for method, own in draws.groupby("method", sort=False):
         missing = {"feature", "random direction"} - set(own["ablated"])
         if missing:
@@ -179,22 +191,23 @@ def size_curves(draws: pd.DataFrame, rate: str = "stories") -> go.Figure:
                 f"draws have no rows of {method} whose `ablated` is {min(missing)!r}; give n_random to control_draws"
             )
     figure = go.Figure(layout={"template": TEMPLATE})
-    for colour, (method, own) in zip(COLOURS, draws.groupby("method", sort=False)):
-        shares = own.groupby(["ablated", "setting", "draw"], sort=False).agg(
-            size=("relative_edit_norm", "mean"), stories=(value, "mean")
-        )
-        feature = shares.loc["feature"].sort_values("size")
-        random = shares.loc["random direction"].groupby("setting").agg(
-            size=("size", "mean"), mean=("stories", "mean"), low=("stories", "min"), high=("stories", "max")
+    groups = list(draws.fillna({"label": ""}).groupby("method", sort=False))
+    for colour, (method, own) in zip(distinct_colours(len(groups)), groups):
+        shares = own.groupby(["ablated", "setting", "draw", "label"], sort=False)
+        shares = shares.agg(size=("relative_edit_norm", "mean"), share=(value, "mean")).reset_index()
+        curves = shares.groupby(["ablated", "setting"]).agg(
+            size=("size", "mean"), mean=("share", "mean"), low=("share", "min"), high=("share", "max"), label=("label", "first")
         ).sort_values("size")  # fmt: skip
+        random = curves.loc["random direction"]
         _add_band(figure, random["size"], random["low"], random["high"], colour, 0.15, method)
-        for name, x, y, dash in (
-            (method, feature["size"], feature["stories"], "solid"),
-            (f"{method}, random directions", random["size"], random["mean"], "dot"),
-        ):
+        drawn = [(method, curves.loc["feature"], "solid"), (f"{method}, random directions", random, "dot")]
+        for name, rows, dash in drawn:
             figure.add_scatter(
-                x=x, y=y, mode="lines+markers", name=literal(name), legendgroup=method, line={"color": colour, "dash": dash},
-                hovertemplate=f"{literal(name)}<br>relative edit norm %{{x:.2g}}<br>stories %{{y:.0%}}<extra></extra>",
+                x=rows["size"], y=rows["mean"], mode="lines+markers", name=literal(name), legendgroup=method,
+                line={"color": colour, "dash": dash}, meta={"customdata": ["setting", "lowest", "highest"]},
+                customdata=list(zip(rows["label"].map(escaped), rows["low"], rows["high"])),
+                hovertemplate=f"{literal(name)}<br>%{{customdata[0]}}<br>relative edit norm %{{x:.2g}}<br>stories %{{y:.0%}}"
+                "<extra></extra>",
             )  # fmt: skip
     axis = {"type": "log", "title": "relative edit norm (largest edit / norm of the residual stream)", "dtick": 1}
     return figure.update_layout(xaxis=axis, yaxis={"title": title, "tickformat": ".0%"}, height=480)
@@ -235,7 +248,8 @@ def side_effect_scatter(table: pd.DataFrame, effects: pd.DataFrame, rate: str = 
         x=front["shown"], y=front[value], mode="lines", name="Pareto front", hoverinfo="skip", legendrank=1001,
         line={"color": "#808080", "shape": "hv"},
     )  # fmt: skip
-    colours = dict(zip(dots["method"].unique(), itertools.cycle(COLOURS)))
+    methods = dots["method"].unique()
+    colours = dict(zip(methods, distinct_colours(len(methods))))
     for (ablated, method), rows in dots.groupby(["ablated", "method"], sort=False):
         is_own = ablated == "feature"
         figure.add_scatter(
@@ -243,6 +257,7 @@ def side_effect_scatter(table: pd.DataFrame, effects: pd.DataFrame, rate: str = 
             customdata=list(zip(rows["kl"], rows["label"].map(escaped))),
             marker={"size": 9, "opacity": 0.8, "color": colours[method], "symbol": _SYMBOLS.get(ablated, "cross-thin-open")},
             hovertemplate="%{customdata[1]}<br>KL %{customdata[0]:.2g} nats per token<br>stories %{y:.0%}<extra></extra>",
+            meta={"customdata": ["x", "setting"]},
         )  # fmt: skip
     axis |= {"title": "side effect: KL on ordinary texts (nats per token)"}
     return figure.update_layout(xaxis=axis, yaxis={"title": title, "tickformat": ".0%"}, height=480)

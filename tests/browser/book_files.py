@@ -10,9 +10,13 @@ BOOK = ROOT / "_build" / "html"
 GENERATED = {"genindex.html", "search.html", "py-modindex.html"}
 
 
-def book_pages() -> list[Path]:
+def every_page() -> list[Path]:
     pages = sorted(page for page in BOOK.rglob("*.html") if "_static" not in page.relative_to(BOOK).parts)
-    return [page for page in pages if page.name not in GENERATED and page != BOOK / "index.html"]  # that one leads on only
+    return [page for page in pages if page != BOOK / "index.html"]  # that one leads on only
+
+
+def book_pages() -> list[Path]:
+    return [page for page in every_page() if page.name not in GENERATED]
 
 
 def pages_with(mark: str) -> list:

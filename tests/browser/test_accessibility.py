@@ -2,7 +2,7 @@
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from book_files import pages_with
+from book_files import BOOK, every_page, pages_with
 
 OPTIONS = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}, "resultTypes": ["violations"]}
 
@@ -39,8 +39,9 @@ def violations(page, options: dict = OPTIONS) -> set[str]:
     }
 
 
-def test_a_page_keeps_the_rules(path, open_page):
-    opened = open_page(path)
+@pytest.mark.parametrize("any_page", every_page(), ids=lambda page: str(page.relative_to(BOOK).with_suffix("")))
+def test_a_page_keeps_the_rules(any_page, open_page):
+    opened = open_page(any_page)
     found = {"light": violations(opened.page)}
     dark(opened.page)
     opened.settle()
@@ -67,3 +68,32 @@ def test_figures_follow_the_theme(page_path, open_page):
     opened.settle()
     assert all(drawn == behind for drawn, _ in page.evaluate(background)), "drawn dark at once"
     assert opened.problems == []
+
+
+# The least contrast of a figure's dots with what is behind them: of their filling, or of their line if they have none.
+DOTS = """() => {
+  const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (rgb) => [0.2126, 0.7152, 0.0722].reduce((sum, weight, i) => {
+    const part = rgb[i] / 255;
+    return sum + weight * (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+  }, 0);
+  const behind = parts(getComputedStyle(document.body).backgroundColor);
+  const contrasts = [...document.querySelectorAll(".scatterlayer path.point")].map((point) => {
+    const style = getComputedStyle(point), filled = style.fill !== "none" && style.fillOpacity !== "0";
+    const [colour, own] = filled ? [style.fill, style.fillOpacity] : [style.stroke, style.strokeOpacity];
+    const opacity = style.opacity * own;
+    const shown = parts(colour).slice(0, 3).map((part, i) => opacity * part + (1 - opacity) * behind[i]);
+    const [low, high] = [light(shown), light(behind)].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  });
+  return [contrasts.length, Math.min(...contrasts)];
+}"""
+
+
+@pytest.mark.parametrize("page_path", pages_with('"mode": "markers"'))
+def test_dots_show_on_dark_pages(page_path, open_page):
+    opened = open_page(page_path)
+    dark(opened.page)
+    opened.settle()
+    n, least = opened.page.evaluate(DOTS)
+    assert n > 0 and least >= 3  # WCAG 2's least for what is drawn

@@ -49,7 +49,8 @@ def test_effects_on_logarithmic_axes():
     line, every, tag = figure.data
     assert list(line.x) == list(line.y) and list(every.x) == [1.0, 0.1] and list(every.y) == [0.5, 1e-5]  # NaN is left out
     assert list(tag.x) == [1.0] and list(tag.y) == [0.5] and tag.name == "tag (7)" and tag.customdata[0][2] == 0.5
-    assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log" and "decoder" in figure.layout.xaxis.title.text
+    assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log" and figure.layout.xaxis.title.text.endswith("(nats)")
+    assert every.meta["customdata"] == ["feature", "x", "y"]  # as they are: a download has these in place of the drawn ones
     assert effect_scatter(table, {}, of="random").data[1].y.tolist() == [0.2, 1e-5]
     with pytest.raises(IndexError, match="feature 5 has no row"):
         effect_scatter(table, {"a": 5})

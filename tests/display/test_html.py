@@ -47,6 +47,7 @@ def test_side_by_side_shows_the_best_setting_of_each_method_and_point():
     assert "B0" in shown and "C0" in shown
     assert not any(other in shown for other in ("A0", "A1", "B1", "C1"))
     assert "activation before" in shown and "others change relative" in shown
+    assert 'aria-label="Table: setting, is story, cross entropy, completion, activation before' in shown
     assert "activation" not in side_by_side(table.drop(columns="activation_before")).data
 
 

@@ -74,7 +74,7 @@ def test_shares_of_fluent_stories_are_drawn_if_asked_for():
         overshoot_scatter(table.drop(columns="is_fluent_story"), "fluent_stories")
     drawn = comparison_dots(table.assign(draw=0), {}).data[0]
     assert "stories %{customdata[1]:.0%}, fluent stories %{customdata[2]:.0%}" in drawn.hovertemplate
-    assert drawn.customdata[0].tolist()[1:] == [0.5, 0.5]
+    assert drawn.customdata[0].tolist()[1:3] == [0.5, 0.5]
 
 
 def test_size_curves_have_the_band_of_the_draws():
@@ -83,6 +83,7 @@ def test_size_curves_have_the_band_of_the_draws():
             "method": "many layers",
             "ablated": ablated,
             "setting": setting,
+            "label": f"scale {setting}",
             "draw": draw,
             "relative_edit_norm": setting + 1.0,
             "is_story": hit,
@@ -95,6 +96,18 @@ def test_size_curves_have_the_band_of_the_draws():
     band, feature, random = size_curves(pd.DataFrame(rows)).data
     assert list(feature.x) == [1.0, 2.0] and list(feature.y) == [0.0, 1.0]
     assert list(random.y) == [0.25, 0.5] and list(band.y) == [0.5, 1.0, 0.0, 0.0]
+    assert [list(values) for values in random.customdata] == [["scale 0", 0.0, 0.5], ["scale 1", 0.0, 1.0]]
+    assert "%{customdata[0]}" in feature.hovertemplate and random.meta["customdata"] == ["setting", "lowest", "highest"]
+
+
+def test_no_colour_stands_for_two_curves_however_many_there_are():
+    table = pd.concat([swept().assign(where=f"place {number}") for number in range(12)])
+    curves = [trace for trace in sweep_curves(table, "where", "scale", {}).data if trace.mode == "lines+markers"]
+    assert len({curve.line.color for curve in curves}) == len(curves) == 12
+    methods = pd.concat([swept().assign(method=f"method {number}", ablated="feature") for number in range(9)])
+    assert len({dots.marker.color for dots in overshoot_scatter(methods).data}) == 9
+    lines = sweep_curves(swept(), "role", "scale", {"a": 1.0, "b": 2.0, "c": 3.0}).data[-3:]
+    assert len({line.line.color for line in lines}) == 3
 
 
 def test_comparison_dots_have_a_dot_per_draw_and_an_error_for_the_feature_alone():
@@ -104,6 +117,7 @@ def test_comparison_dots_have_a_dot_per_draw_and_an_error_for_the_feature_alone(
             "method": method,
             "ablated": ablated,
             "draw": draw,
+            "label": f"{method}, scale {draw}",
             "cross_entropy": 1.0 + draw + prompt,
             "is_story": prompt,
         }
@@ -113,7 +127,9 @@ def test_comparison_dots_have_a_dot_per_draw_and_an_error_for_the_feature_alone(
     ]
     line, own, random = comparison_dots(pd.DataFrame(rows), {"untouched": 9.0}).data
     assert list(line.x) == [9.0, 9.0] and list(line.y) == ["tag: single layer", "colon: many layers"]
-    assert list(own.x) == [1.5, 1.5] and own.error_x.visible and own.customdata.tolist() == [[0.5, 0.5]] * 2
+    assert list(own.x) == [1.5, 1.5] and own.error_x.visible
+    assert own.customdata.tolist() == [[0.5, 0.5, "single layer, scale 0"], [0.5, 0.5, "many layers, scale 0"]]
+    assert [setting for *_, setting in random.customdata][:3] == [f"single layer, scale {draw}" for draw in range(3)]
     assert list(random.x) == [1.5, 2.5, 3.5] * 2 and not random.error_x.visible
 
 

@@ -99,7 +99,7 @@ def test_papermill_lists_the_parameters(path):
 def test_every_parameter_is_checked_before_anything_is_loaded(path):
     parameters = set(papermill.inspect_notebook(path))
     assert parameters <= set(Parameters.__annotations__)
-    [cell] = [source for source in code_of(path) if "check_parameters" in source]
+    [cell] = [source for source in code_of(path) if "check_parameters(" in source]
     lines = {ast.unparse(node): node.lineno for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Call)}
     assert lines["check_parameters(globals())"] < min(line for call, line in lines.items() if call.startswith("load("))
     # A cell run twice checks the same values: nothing else has a parameter's name.
@@ -109,10 +109,14 @@ def test_every_parameter_is_checked_before_anything_is_loaded(path):
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
-def test_cells_that_only_assert_are_left_out_of_the_page(path):
+def test_the_page_shows_neither_imports_nor_assertions(path):
     for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code" and "assert " in cell.source.splitlines()[-1]:
-            assert cell.metadata.get("tags") == ["remove-cell"], cell.source
+        if cell.cell_type == "code" and "%pip" not in cell.source:
+            tags, kinds = cell.metadata.get("tags", []), {type(node) for node in ast.walk(ast.parse(cell.source))}
+            if ast.Assert in kinds:
+                assert tags == ["remove-cell"], cell.source
+            if kinds & {ast.Import, ast.ImportFrom}:
+                assert {"hide-input", "remove-cell"} & {*tags}, cell.source
 
 
 def code_of(path: Path) -> list[str]:
