@@ -190,21 +190,16 @@ TABLES = {
     "best_settings": a.best_settings,
     "best_settings by": lambda table: a.best_settings(table, ["method", "point"], 0.1),
     "best_by_method": a.best_by_method,
-    "whole_curves": lambda table: a.whole_curves(table, table),
-    "best_in_words": a.best_in_words,
     "method_differences": lambda table: a.method_differences(table, table),
     "sensitivities": lambda table: a.sensitivities(table, 100.0),
-    "control_margins": a.control_margins,
     "paired_difference": lambda table: a.paired_difference(table, 0, 1, resamples=10),
     "summarize": lambda table: summarize(table, ["setting"]),
     "explorer": d.explorer,
     "side_by_side": d.side_by_side,
     "texts_table": d.texts_table,
     "sweep_curves": lambda table: d.sweep_curves(table, "method", "scale", {"line": 1.0}),
-    "comparison_dots": lambda table: d.comparison_dots(table, {"line": 1.0}),
     "heat_maps": d.heat_maps,
     "overshoot_scatter": d.overshoot_scatter,
-    "size_curves": d.size_curves,
 }
 
 

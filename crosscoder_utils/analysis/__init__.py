@@ -67,13 +67,11 @@ from crosscoder_utils.analysis.studies import (
     ABLATED,
     ablation_experiment,
     best_by_method,
-    control_draws,
     reference_lines,
     steps_experiment,
-    whole_curves,
 )
 from crosscoder_utils.analysis.sweeps import ablation_grid, sweep
-from crosscoder_utils.analysis.tables import best_in_words, control_margins, method_differences, sensitivities
+from crosscoder_utils.analysis.tables import method_differences, sensitivities
 
 __all__ = [
     "ABLATED",
@@ -94,7 +92,6 @@ __all__ = [
     "agreement",
     "along_encoder",
     "best_by_method",
-    "best_in_words",
     "best_of_roles",
     "best_settings",
     "ce_loss_added",
@@ -104,8 +101,6 @@ __all__ = [
     "conditions",
     "confirm",
     "contrast",
-    "control_draws",
-    "control_margins",
     "crossed_difference",
     "direct_effect",
     "encode_texts",
@@ -148,7 +143,6 @@ __all__ = [
     "token_losses",
     "top_texts",
     "top_tokens",
-    "whole_curves",
     "wilson_interval",
     "words_asked_for",
 ]

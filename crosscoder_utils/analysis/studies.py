@@ -1,7 +1,6 @@
 """The quantitative experiments of the book: every method over its grid, with controls, on a selection and a held-out split."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +10,6 @@ from crosscoder_utils.analysis.argument_checks import checked_feature, checked_s
 from crosscoder_utils.analysis.controls import (
     firing_tokens,
     frequency_matched_feature,
-    frequency_matched_features,
-    random_directions,
     relevant_tokens,
 )
 from crosscoder_utils.analysis.metrics import score, token_losses
@@ -25,7 +22,7 @@ from crosscoder_utils.io.files import check_writable
 from crosscoder_utils.io.tokens import token_ids
 from crosscoder_utils.io.validation import chosen, finite_number, mapped, texts, whole_number, whole_numbers
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.methods import Perturbation, method_from
+from crosscoder_utils.methods import Perturbation
 from crosscoder_utils.prompts import remove_tag
 
 ABLATED = ("feature", "frequency-matched feature", "random direction")
@@ -118,70 +115,6 @@ def steps_experiment(
     return pd.concat(tables, ignore_index=True)
 
 
-def control_draws(
-    setup: Setup,
-    features: Mapping[str, int],
-    table: pd.DataFrame,
-    settings: Iterable[int],
-    folder: str | Path,
-    n_matched: int = 10,
-    n_random: int = 10,
-) -> pd.DataFrame:
-    """Run settings on the held-out prompts beside several draws of their controls with the same parameters.
-
-    A single random direction or a single other feature may have an effect that most others lack.
-
-    Args:
-        setup: From `load`.
-        features: Role -> feature. No feature listed here serves as a control.
-        table: From `ablation_experiment`.
-        settings: Values of the table's column `setting`, of rows whose `ablated` is "feature".
-        folder: Folder of the stored rows.
-        n_matched: Number of frequency-matched features, nearest firing rate first.
-        n_random: Number of random directions, with seeds 0, 1, ...
-
-    Returns:
-        The columns of `sweep`; `role`; `ablated`, one of `ABLATED`; `draw`, 0 for the feature itself; `setting` is the
-        setting that was given, for its controls too.
-    """
-    features, folder = _checked_features(setup, features), check_writable(folder)
-    n_matched, n_random = whole_number("n_matched", n_matched), whole_number("n_random", n_random)
-    needed = ["split", "prompt_index", "prompt", "max_new_tokens", "seed", "setting", "role", "settings"]
-    table, settings = checked_table("table", table, needed), whole_numbers("settings", settings)
-    known = dict(zip(table["setting"], table["role"]))
-    for setting in settings:
-        if known.get(setting) not in features:
-            raise ValueError(
-                f"setting {setting} belongs to role {known.get(setting)!r}; give settings of roles {list(features)}"
-            )
-    prompts = table[table["split"] == "held out"].drop_duplicates("prompt_index")["prompt"].tolist()
-    if not (prompts and settings):
-        raise ValueError(
-            f"{len(settings)} settings on {len(prompts)} held-out prompts is nothing to do; give at least one of each"
-        )
-    options = {"max_new_tokens": int(table["max_new_tokens"].iloc[0]), "seed": int(table["seed"].iloc[0])}
-    lines = table.drop_duplicates("setting").set_index("setting")
-    fires = firing_tokens(setup, table["prompt_index"].nunique()) if n_matched else None
-    matched = {
-        role: frequency_matched_features(relevant_tokens(fires, feature), feature, list(features.values()))[:n_matched].tolist()
-        for role, feature in (features.items() if n_matched else ())
-    }
-    kinds, interventions = [], []
-    for setting in settings:
-        role, method = lines.at[setting, "role"], method_from(json.loads(lines.at[setting, "settings"]))
-        draws = {
-            "feature": [Ablate(features[role], method)],
-            "frequency-matched feature": [Ablate(other, method) for other in matched.get(role, ())],
-            "random direction": random_directions(Ablate(features[role], method), n_random),
-        }
-        for kind, drawn in draws.items():
-            kinds += [(role, kind, draw, setting) for draw in range(len(drawn))]
-            interventions += drawn
-    rows = sweep(setup, prompts, interventions, progress=False, folder=folder, **options)
-    rows[["role", "ablated", "draw", "setting"]] = [kinds[i] for i in rows["setting"]]
-    return rows
-
-
 def reference_lines(setup: Setup, n_prompts: int = 20, max_new_tokens: int = 80, skip: int = 0) -> dict[str, float]:
     """Mean cross-entropy of reference texts under the base model, in nats per token, to compare a sweep with.
 
@@ -228,14 +161,6 @@ def best_by_method(table: pd.DataFrame, tolerance: float | None = None, rate: st
     figures |= {f"held_out_{share}": (column, "mean") for share, column in rates_in(own).items()}
     held_out = own[own["split"] == "held out"].groupby("setting").agg(**figures)
     return best.join(held_out, on="setting")
-
-
-def whole_curves(table: pd.DataFrame, best: pd.DataFrame) -> list[int]:
-    """The settings of the feature that differ from one of `best` (from `best_by_method`) in their strength only."""
-    keys = ["role", "method", "point"]
-    own = _of_the_feature(table, ["role", "method", "setting"], filled=["point"]).drop_duplicates("setting")
-    best = checked_table("best", best, ["setting"])
-    return own.merge(own.loc[own["setting"].isin(best["setting"]), keys], on=keys)["setting"].tolist()
 
 
 def _checked_features(setup: Setup, features: Mapping[str, int]) -> dict[str, int]:

@@ -8,11 +8,9 @@ from crosscoder_utils.display.figures import COLOURS, TEMPLATE, bars_by_point, c
 from crosscoder_utils.display.html import side_by_side, texts_table, token_strip, token_strips
 from crosscoder_utils.display.playground import Playground
 from crosscoder_utils.display.sweep_figures import (
-    comparison_dots,
     heat_maps,
     overshoot_scatter,
     side_effect_scatter,
-    size_curves,
     sweep_curves,
 )
 
@@ -26,7 +24,6 @@ __all__ = [
     "card_bars",
     "card_figure",
     "card_html",
-    "comparison_dots",
     "condition_scatter",
     "effect_scatter",
     "explorer",
@@ -36,7 +33,6 @@ __all__ = [
     "show",
     "side_by_side",
     "side_effect_scatter",
-    "size_curves",
     "sweep_curves",
     "texts_table",
     "token_strip",

@@ -3,11 +3,11 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from crosscoder_utils.display.figures import COLOURS, TEMPLATE, literal
+from crosscoder_utils.display.figures import TEMPLATE, distinct_colours, literal
 from crosscoder_utils.io.checked_tables import checked_table
 
 _NUMBERS = ["relative_edit_norm", "stories", "low", "high", "random_highest"]
-CONTROL = "#777777"
+CONTROL = "#666666"
 
 
 def method_dots(methods: pd.DataFrame) -> go.Figure:
@@ -27,14 +27,16 @@ def method_dots(methods: pd.DataFrame) -> go.Figure:
     figure.add_scatter(
         x=methods["relative_edit_norm"], y=methods["random_highest"], mode="markers", name="random directions, highest draw",
         marker={"symbol": "x-thin-open", "size": 8, "color": CONTROL}, customdata=methods[said], hovertemplate=hover,
+        meta={"customdata": said},
     )  # fmt: skip
-    for colour, (kind, own) in zip(COLOURS, methods.groupby("kind", sort=False), strict=False):
+    kinds = list(methods.groupby("kind", sort=False))
+    for colour, (kind, own) in zip(distinct_colours(len(kinds)), kinds, strict=True):
         errors = {"array": own["high"] - own["stories"], "arrayminus": own["stories"] - own["low"], "thickness": 0.6}
         figure.add_scatter(
             x=own["relative_edit_norm"], y=own["stories"], mode="markers", name=literal(kind), error_y=errors,
             marker={"size": 10, "color": colour, "line": {"color": "white", "width": 1}}, customdata=own[said],
-            hovertemplate=hover,
+            hovertemplate=hover, meta={"customdata": said},
         )  # fmt: skip
-    axis = {"title": "relative edit norm", "type": "log", "tickvals": [0.1, 0.2, 0.5, 1, 2, 5]}
+    axis = {"title": "relative edit norm (edit / residual stream)", "type": "log", "tickvals": [0.1, 0.2, 0.5, 1, 2, 5]}
     rate = {"title": "share of fluent stories, held out", "tickformat": ".0%", "range": [-0.03, 1.03]}
     return figure.update_layout(xaxis=axis, yaxis=rate)

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from crosscoder_utils.analysis.metrics import summarize
 from crosscoder_utils.analysis.side_effects import pareto_front
-from crosscoder_utils.analysis.statistics import RATES, rates_in
+from crosscoder_utils.analysis.statistics import RATES
 from crosscoder_utils.display.figures import TEMPLATE, distinct_colours, literal, log_axis
 from crosscoder_utils.display.html import escaped
 from crosscoder_utils.io.checked_tables import checked_table
@@ -64,53 +64,6 @@ def sweep_curves(
     ticks = np.unique(table[x].dropna())
     axis = {"type": "log", "title": literal(x_title), "tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks]}
     return figure.update_layout(xaxis=axis, yaxis_title=literal(y_title), height=460)
-
-
-def comparison_dots(draws: pd.DataFrame, references: dict[str, float]) -> go.Figure:
-    """Cross-entropy of each method's setting with its standard error, beside its controls, one dot per draw.
-
-    Hovering over a dot shows its setting and its shares of stories.
-
-    Args:
-        draws: From `control_draws`.
-        references: Reference lines by name.
-    """
-    keys = ["role", "method", "ablated", "draw"]
-    draws = _finished(draws, [*keys, "cross_entropy", "is_story"], ["label"])
-    references = mapped("references", references, finite_number, "names to numbers")
-    figure = go.Figure(layout={"template": TEMPLATE})
-    dots = summarize(draws, keys)
-    rates = rates_in(draws)
-    for share, column in rates.items():  # groups in the same order
-        dots[share] = summarize(draws.astype({column: float}), keys, column)["mean"]
-    shares = [f"{share.replace('_', ' ')} %{{customdata[{number}]:.0%}}" for number, share in enumerate(rates, start=1)]
-    dots["label"] = draws.groupby(keys, sort=False)["label"].first().fillna("").map(escaped).to_numpy()
-    dots["name"] = [literal(f"{role}: {method}") for role, method in zip(dots["role"], dots["method"])]
-    for (name, value), (dash, grey) in zip(references.items(), _DASHES.items(), strict=False):
-        line = {"color": grey, "dash": dash}
-        ends = dots["name"].iloc[[0, -1]]
-        # Drawn first, so that the dots cover it; last in the legend.
-        figure.add_scatter(x=[value] * 2, y=ends, mode="lines", name=literal(name), line=line, legendrank=1001)
-    groups = list(dots.groupby("ablated", sort=False))
-    for colour, (ablated, rows) in zip(distinct_colours(len(groups)), groups):
-        own = ablated == "feature"
-        figure.add_scatter(
-            x=rows["mean"], y=rows["name"], mode="markers", name=literal(ablated),
-            customdata=rows[["standard_error", *rates, "label"]],
-            meta={"customdata": ["standard_error", *rates, "setting"]},
-            marker={"size": 11 if own else 8, "color": colour, "opacity": 1 if own else 0.8},
-            error_x={"array": rows["standard_error"], "visible": own},
-            hovertemplate=f"{literal(ablated)}: %{{customdata[{len(rates) + 1}]}}<br>"
-            f"%{{x:.2f}} ± %{{customdata[0]:.2f}} nats; {', '.join(shares)}<extra>%{{y}}</extra>",
-        )  # fmt: skip
-    axis = {"title": "cross-entropy (nats per token)", "rangemode": "tozero"}
-    order = {
-        "title": "feature: method",
-        "categoryorder": "array",
-        "categoryarray": dots["name"].unique(),
-        "autorange": "reversed",
-    }
-    return figure.update_layout(xaxis=axis, yaxis=order, height=420)
 
 
 def heat_maps(table: pd.DataFrame) -> go.Figure:
@@ -175,44 +128,6 @@ def overshoot_scatter(table: pd.DataFrame, rate: str = "stories") -> go.Figure:
     return figure.update_layout(xaxis=axis, yaxis={"title": title, "tickformat": ".0%"}, height=440)
 
 
-def size_curves(draws: pd.DataFrame, rate: str = "stories") -> go.Figure:
-    """Share of stories against relative edit norm, one curve per method, and a band over the random directions' draws.
-
-    Args:
-        draws: From `control_draws`, with the settings of `whole_curves`, of one role. Other features are not drawn.
-        rate: "stories" or "fluent_stories"; see `score`.
-    """
-    value, title = _rate(rate)
-    draws = _finished(draws, ["ablated", "method", "setting", "draw", "relative_edit_norm", value], ["label"])
-    for method, own in draws.groupby("method", sort=False):
-        missing = {"feature", "random direction"} - set(own["ablated"])
-        if missing:
-            raise ValueError(
-                f"draws have no rows of {method} whose `ablated` is {min(missing)!r}; give n_random to control_draws"
-            )
-    figure = go.Figure(layout={"template": TEMPLATE})
-    groups = list(draws.fillna({"label": ""}).groupby("method", sort=False))
-    for colour, (method, own) in zip(distinct_colours(len(groups)), groups):
-        shares = own.groupby(["ablated", "setting", "draw", "label"], sort=False)
-        shares = shares.agg(size=("relative_edit_norm", "mean"), share=(value, "mean")).reset_index()
-        curves = shares.groupby(["ablated", "setting"]).agg(
-            size=("size", "mean"), mean=("share", "mean"), low=("share", "min"), high=("share", "max"), label=("label", "first")
-        ).sort_values("size")  # fmt: skip
-        random = curves.loc["random direction"]
-        _add_band(figure, random["size"], random["low"], random["high"], colour, 0.15, method)
-        drawn = [(method, curves.loc["feature"], "solid"), (f"{method}, random directions", random, "dot")]
-        for name, rows, dash in drawn:
-            figure.add_scatter(
-                x=rows["size"], y=rows["mean"], mode="lines+markers", name=literal(name), legendgroup=method,
-                line={"color": colour, "dash": dash}, meta={"customdata": ["setting", "lowest", "highest"]},
-                customdata=list(zip(rows["label"].map(escaped), rows["low"], rows["high"])),
-                hovertemplate=f"{literal(name)}<br>%{{customdata[0]}}<br>relative edit norm %{{x:.2g}}<br>stories %{{y:.0%}}"
-                "<extra></extra>",
-            )  # fmt: skip
-    axis = {"type": "log", "title": "relative edit norm (largest edit / norm of the residual stream)", "dtick": 1}
-    return figure.update_layout(xaxis=axis, yaxis={"title": title, "tickformat": ".0%"}, height=480)
-
-
 def side_effect_scatter(table: pd.DataFrame, effects: pd.DataFrame, rate: str = "fluent_stories") -> go.Figure:
     """Effect against side effect: share of stories on deployment prompts, and KL on ordinary texts; one marker per setting.
 
@@ -221,7 +136,7 @@ def side_effect_scatter(table: pd.DataFrame, effects: pd.DataFrame, rate: str = 
     at the lower end of the axis, whose label says so. Settings with a row that failed are left out.
 
     Args:
-        table: From `sweep`, `ablation_experiment` or `control_draws`; without a column `ablated`, all is the feature.
+        table: From `sweep` or `ablation_experiment`; without a column `ablated`, all is the feature.
         effects: From `side_effects`, of (at least) the table's settings.
         rate: "stories" or "fluent_stories"; see `score`.
     """

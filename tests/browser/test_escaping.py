@@ -11,13 +11,11 @@ from book_files import BOOK, ROOT, book_pages
 
 from crosscoder_utils.display import (
     bars_by_point,
-    comparison_dots,
     condition_scatter,
     effect_scatter,
     explorer,
     heat_maps,
     overshoot_scatter,
-    size_curves,
     sweep_curves,
     texts_table,
     token_strip,
@@ -49,8 +47,6 @@ def figures() -> list:
         overshoot_scatter(table().assign(method=EVIL)),
         condition_scatter(statistics, EVIL, "other", {EVIL: 0}),
         bars_by_point({EVIL: [1.0, 2.0], "b": [1.0, 2.0]}, EVIL, (0, 1)),
-        comparison_dots(table().assign(draw=0), {EVIL: 1.0}),
-        size_curves(pd.concat([table().assign(method=EVIL, draw=0, ablated=a) for a in ("feature", "random direction")])),
         effect_scatter(pd.DataFrame({"feature": [0], "kl_decoder": [1.0], "kl_encoder": [2.0]}), {EVIL: 0}),
     ]
 

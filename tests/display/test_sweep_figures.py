@@ -6,11 +6,9 @@ import pandas as pd
 import pytest
 
 from crosscoder_utils.display import (
-    comparison_dots,
     heat_maps,
     overshoot_scatter,
     side_effect_scatter,
-    size_curves,
     sweep_curves,
 )
 
@@ -72,32 +70,6 @@ def test_shares_of_fluent_stories_are_drawn_if_asked_for():
         overshoot_scatter(table, "is_story")
     with pytest.raises(ValueError, match="lacks the columns 'is_fluent_story'"):
         overshoot_scatter(table.drop(columns="is_fluent_story"), "fluent_stories")
-    drawn = comparison_dots(table.assign(draw=0), {}).data[0]
-    assert "stories %{customdata[1]:.0%}, fluent stories %{customdata[2]:.0%}" in drawn.hovertemplate
-    assert drawn.customdata[0].tolist()[1:3] == [0.5, 0.5]
-
-
-def test_size_curves_have_the_band_of_the_draws():
-    rows = [
-        {
-            "method": "many layers",
-            "ablated": ablated,
-            "setting": setting,
-            "label": f"scale {setting}",
-            "draw": draw,
-            "relative_edit_norm": setting + 1.0,
-            "is_story": hit,
-        }
-        for setting, own, draws in [(0, [0, 0], [[0, 0], [0, 1]]), (1, [1, 1], [[1, 1], [0, 0]])]
-        for ablated, of_draws in [("feature", [own]), ("random direction", draws)]
-        for draw, hits in enumerate(of_draws)
-        for hit in hits
-    ]
-    band, feature, random = size_curves(pd.DataFrame(rows)).data
-    assert list(feature.x) == [1.0, 2.0] and list(feature.y) == [0.0, 1.0]
-    assert list(random.y) == [0.25, 0.5] and list(band.y) == [0.5, 1.0, 0.0, 0.0]
-    assert [list(values) for values in random.customdata] == [["scale 0", 0.0, 0.5], ["scale 1", 0.0, 1.0]]
-    assert "%{customdata[0]}" in feature.hovertemplate and random.meta["customdata"] == ["setting", "lowest", "highest"]
 
 
 def test_no_colour_stands_for_two_curves_however_many_there_are():
@@ -108,29 +80,6 @@ def test_no_colour_stands_for_two_curves_however_many_there_are():
     assert len({dots.marker.color for dots in overshoot_scatter(methods).data}) == 9
     lines = sweep_curves(swept(), "role", "scale", {"a": 1.0, "b": 2.0, "c": 3.0}).data[-3:]
     assert len({line.line.color for line in lines}) == 3
-
-
-def test_comparison_dots_have_a_dot_per_draw_and_an_error_for_the_feature_alone():
-    rows = [
-        {
-            "role": role,
-            "method": method,
-            "ablated": ablated,
-            "draw": draw,
-            "label": f"{method}, scale {draw}",
-            "cross_entropy": 1.0 + draw + prompt,
-            "is_story": prompt,
-        }
-        for role, method in [("tag", "single layer"), ("colon", "many layers")]
-        for ablated, n in [("feature", 1), ("random direction", 3)]
-        for draw, prompt in itertools.product(range(n), (0, 1))
-    ]
-    line, own, random = comparison_dots(pd.DataFrame(rows), {"untouched": 9.0}).data
-    assert list(line.x) == [9.0, 9.0] and list(line.y) == ["tag: single layer", "colon: many layers"]
-    assert list(own.x) == [1.5, 1.5] and own.error_x.visible
-    assert own.customdata.tolist() == [[0.5, 0.5, "single layer, scale 0"], [0.5, 0.5, "many layers, scale 0"]]
-    assert [setting for *_, setting in random.customdata][:3] == [f"single layer, scale {draw}" for draw in range(3)]
-    assert list(random.x) == [1.5, 2.5, 3.5] * 2 and not random.error_x.visible
 
 
 def effective() -> tuple[pd.DataFrame, pd.DataFrame]:
