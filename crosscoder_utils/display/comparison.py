@@ -277,7 +277,9 @@ _STYLE = """<style>
 .playground .panels > div { flex: 1 1 18em; min-width: 0; }
 .playground .tokens { border: 1px solid rgba(128, 128, 128, 0.4); border-radius: 4px; padding: 0.5em 0.75em;
   margin: 0.25em 0 0.5em; font-family: ui-monospace, monospace; font-size: 0.9em; white-space: pre-wrap; }
-.playground .panels > .next { flex-grow: 0; }
+.playground .panels > .next { flex: 0 1 auto; }
+.playground .next table { white-space: nowrap; }
+.playground .next td:not(:first-child), .playground .next th:not(:first-child) { text-align: right; }
 .playground .call { display: block; box-sizing: border-box; width: 100%; margin: 0.25em 0 1em; padding: 0.5em 0.75em;
   border: 1px solid rgba(128, 128, 128, 0.4); border-radius: 4px; background: transparent; color: inherit;
   font-family: ui-monospace, monospace; font-size: 0.9em; resize: vertical; }

@@ -41,12 +41,13 @@ class NumberControl:
     def __init__(self, label: str, words: dict[str, Any], value: Any, number: float, has_slider: bool) -> None:
         self._label, self._words, self._words_apply = label, words, True
         word = next((word for word, one in words.items() if one == value), "number")
-        self.choice = made(widgets.Dropdown, label, options=["number", *words], value=word, flex="1 1 9em")
+        self.choice = made(widgets.Dropdown, label, options=["number", *words], value=word, flex="1 1 10em")
         number = value if isinstance(value, (int, float)) else number
-        self.field = made(widgets.FloatText, label, value=number, step=None, flex="1 1 8em")
+        self.field = made(widgets.FloatText, label, value=number, flex="1 1 9em")
         self.slider = made(widgets.FloatLogSlider, "", min=-2, max=2, step=0.05, readout=False, flex="3 1 8em")
         self._parts = [self.choice, self.field, *([self.slider] if has_slider else [])]
-        self.view = widgets.Box(self._parts, layout=widgets.Layout(flex="1 1 18em", min_width="0", max_width="100%"))
+        layout = widgets.Layout(flex_flow="row wrap", grid_gap="0.25em 0.75em", min_width="0", max_width="100%")
+        self.view = widgets.Box(self._parts, layout=layout)
         self._follow()
         self.field.observe(self._follow, "value")
         self.slider.observe(self._move, "value")
@@ -74,6 +75,7 @@ class NumberControl:
         self.field.description = "number" if has_choice else self._label
         shown = {self.choice: has_choice, self.field: self._is_number, self.slider: self._is_number}
         self.view.children = [part for part in self._parts if shown[part]]
+        self.view.layout.flex = f"{len(self.view.children)} 1 {14 * len(self.view.children)}em"
 
     @property
     def _is_number(self) -> bool:
