@@ -97,9 +97,7 @@ def test_a_number_out_of_range_is_named_and_stays(page):
 def test_a_click_selects_the_line_of_python(page):
     line = page.locator(".widget-html textarea.call")
     line.click()
-    selected = page.evaluate(
-        "() => { const e = document.activeElement; return e.value.slice(e.selectionStart, e.selectionEnd) }"
-    )
+    selected = line.evaluate("field => field.value.slice(field.selectionStart, field.selectionEnd)")
     assert selected.startswith("generate(setup, ") and selected.endswith("[0].completion")
 
 
