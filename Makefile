@@ -1,4 +1,4 @@
-# `make book`, `make test` and `make browser-test` install what they need into .venv first.
+# `make book`, `make test`, `make playground` and the others install what they need into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 # Nothing here asks the model hub for anything.
@@ -10,13 +10,17 @@ FEATURES ?= tag, colon
 OUT ?= sweep
 ARGS ?=
 
-.PHONY: book test browser-test lint bench sweep replicate url clean
+.PHONY: book playground test browser-test lint bench sweep replicate url clean
 
 # Rows of sweeps that are in notebooks/outputs already, under the ids of what made them, are not computed again.
 book: .venv/installed
 	rm -rf _build
 	$(BIN)/jupyter-book build . -W --keep-going
 	@test -f _build/html/index.html && echo "Open _build/html/index.html"
+
+# Opens notebook 06 in the browser, as a page without code. ARGS="--no-browser --port 8000", and others of Voila's, go to it.
+playground: .venv/installed
+	$(BIN)/voila notebooks/06_playground.ipynb $(ARGS)
 
 test: .venv/installed lint
 	$(BIN)/pytest

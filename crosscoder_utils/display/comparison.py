@@ -1,10 +1,12 @@
 """One prompt's completions without and with an intervention: computed, cached and shown as HTML. Contains no widgets."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
+import pandas as pd
+import torch
 from IPython.display import HTML
 from jaxtyping import Float
 
@@ -12,23 +14,31 @@ from crosscoder_utils.analysis.argument_checks import checked_feature, checked_s
 from crosscoder_utils.analysis.encoded_texts import EncodedText, encode_texts
 from crosscoder_utils.analysis.feature_cards import feature_card
 from crosscoder_utils.analysis.metrics import score
+from crosscoder_utils.analysis.screen import ACTIONS
 from crosscoder_utils.display.feature_card_views import card_bars, card_html
-from crosscoder_utils.display.html import escaped, token_strip
+from crosscoder_utils.display.html import escaped, texts_table, token_strip
+from crosscoder_utils.display.python_call import python_call
+from crosscoder_utils.forward import run
 from crosscoder_utils.generation import Generation, generate
-from crosscoder_utils.interventions import Ablate, Clamp, Intervention, Steer
+from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.tokens import token_ids, token_texts
 from crosscoder_utils.io.validation import Texts, chosen, instance, one_text, whole_number
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.methods import METHODS, Method
-from crosscoder_utils.prompts import split_at_marker
+from crosscoder_utils.prompts import from_position, split_at_marker
 
-KINDS: dict[str, type[Intervention]] = {kind.kind: kind for kind in (Ablate, Steer, Clamp)}
+N_NEXT = 4
+"""Number of likeliest next tokens that are shown of each run."""
+
+
+def aims(kind: str) -> bool:
+    """Whether interventions of a kind, a key of `ACTIONS`, have a value to reach; `Steer` has none."""
+    return ACTIONS[chosen("kind", kind, ACTIONS)].loss is not Intervention.loss
 
 
 def methods_of(kind: str, methods: Mapping[str, type[Method]] = METHODS) -> list[str]:
-    """Names of the methods that `kind` can use: a kind without a loss has no value to reach, and takes those that steer."""
-    has_loss = KINDS[chosen("kind", kind, KINDS)].loss is not Intervention.loss
-    return [name for name, method in methods.items() if has_loss or method.steers]
+    """Names of the methods that `kind` can use: one without a value to reach takes those that steer."""
+    return [name for name, method in methods.items() if aims(kind) or method.steers]
 
 
 def make_intervention(
@@ -37,7 +47,7 @@ def make_intervention(
     """An intervention from names and values.
 
     Args:
-        kind: A key of `KINDS`.
+        kind: A key of `ACTIONS`.
         method: A key of `methods`.
         parameters: Parameters of the method by name; the others keep their defaults.
         methods: Methods by name.
@@ -46,22 +56,27 @@ def make_intervention(
     Raises:
         ValueError: If a value is out of range, or the kind cannot use the method.
     """
-    kind, method = KINDS[chosen("kind", kind, KINDS)], methods[chosen("method", method, methods)]
+    kind, method = ACTIONS[chosen("kind", kind, ACTIONS)], methods[chosen("method", method, methods)]
     taken = {field.name: values[field.name] for field in fields(kind) if field.name in values}
     return kind(method=method(**parameters), **taken)
 
 
 @dataclass(frozen=True, eq=False)
 class Completion:
-    """A completion and its score.
+    """A completion, its score, and what else the model says under the same intervention.
 
     Attributes:
         generation: The completion, with its records if there was an intervention.
         score: Its row of `metrics.score`.
+        next_token: Probabilities of the token after the prompt.
+        side_effect: Mean KL(untouched || intervened) on the comparer's ordinary texts, in nats per token; a reason in words
+            where it cannot be measured, and None without an intervention or such texts.
     """
 
     generation: Generation
     score: Mapping[str, float]
+    next_token: Float[np.ndarray, " vocab"]
+    side_effect: float | str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +88,16 @@ class Comparison:
         intervened: The completion under the intervention.
         tokens: Tokens of the prompt and of the intervened completion; the recorded activations are those of these tokens.
         phrase: The preset's phrase.
+        next_tokens: `token` and its probability after the prompt, `untouched` and `intervened`: the likeliest of both runs.
+        python: The call to `generate` that makes the intervened completion.
     """
 
     untouched: Completion
     intervened: Completion
     tokens: Sequence[str]
     phrase: str | None
+    next_tokens: pd.DataFrame
+    python: str
 
     def _repr_html_(self) -> str:
         activations = self._activations()
@@ -88,9 +107,36 @@ class Comparison:
         ]
         if len(means) > 1:
             means = [f"feature {feature}: {mean}" for feature, mean in zip(activations, means, strict=True)]
-        panels = self._panel("Untouched", self.untouched) + self._panel("Intervened", self.intervened, *means)
+        panels = self._panel("Untouched", self.untouched)
+        panels += self._panel("Intervened", self.intervened, *means, *self._costs()) + self._next_panel()
         strips = "".join(self._strips(feature, *pair) for feature, pair in activations.items())
-        return f'<div class="playground">{_STYLE}<div class="panels">{panels}</div>{strips}</div>'
+        return f'<div class="playground">{_STYLE}<div class="panels">{panels}</div>{self._call()}{strips}</div>'
+
+    def _costs(self) -> list[str]:
+        """How large the edit was, where it missed its value, and what it does to ordinary texts."""
+        generation, side_effect = self.intervened.generation, self.intervened.side_effect
+        costs = [f"relative edit norm {generation.summary()['relative_edit_norm']:.2f}"]
+        if generation.missed is not None and generation.missed.any():
+            costs.append(f"its value was not reached at {generation.missed.sum()} of {len(generation.missed)} tokens")
+        if side_effect is not None:
+            nats = side_effect if isinstance(side_effect, str) else f"KL {side_effect:.3g} nats per token on ordinary texts"
+            costs.append(f"side effect: {nats}")
+        return costs
+
+    def _next_panel(self) -> str:
+        table = self.next_tokens.assign(token=self.next_tokens["token"].map(repr))  # quoted, so that spaces are visible
+        for name in ("untouched", "intervened"):
+            table[name] = table[name].map("{:.1%}".format, na_action="ignore")  # NaN where the run failed
+        return f'<div class="next"><strong>Next token after the prompt</strong>{texts_table(table).data}</div>'
+
+    def _call(self) -> str:
+        """The call in a field of which a click or the tab key selects everything, to be copied."""
+        return (
+            "<label><strong>In Python</strong> (after <code>from crosscoder_utils import *</code> and "
+            "<code>setup = load(...)</code>; a click selects it, to be copied)"
+            f'<textarea class="call" readonly rows="3" spellcheck="false" onfocus="this.select()">{escaped(self.python)}'
+            "</textarea></label>"
+        )
 
     def _activations(self) -> dict[int, tuple[Float[np.ndarray, " token"], Float[np.ndarray, " token"]]]:
         """Each feature's activations in the clean run and in the intervened run."""
@@ -130,11 +176,16 @@ class Comparer:
         setup: From `load`.
         texts: Texts that the feature cards are computed on; they are encoded when the first card is made.
         kept: Size of the cache: this many completions and this many cards, those used last.
+        ordinary: Whole texts without the tag, on which side effects are measured as `side_effects` does; they are read anew
+            for each intervention, so some five will do.
     """
 
-    def __init__(self, setup: Setup, texts: Texts = (), kept: int = 256) -> None:
-        texts = () if isinstance(texts, (list, tuple)) and not texts else checked_texts(setup, texts)
-        self.setup, self.texts, kept = checked_setup(setup), texts, whole_number("kept", kept)
+    def __init__(self, setup: Setup, texts: Texts = (), kept: int = 256, ordinary: Texts = ()) -> None:
+        texts, ordinary = (
+            () if isinstance(given, (list, tuple)) and not given else checked_texts(setup, given) for given in (texts, ordinary)
+        )
+        self.setup, self.texts, self.ordinary = checked_setup(setup), texts, ordinary
+        kept = whole_number("kept", kept)
         self.complete = lru_cache(kept)(self._complete)
         self._kept_card = lru_cache(kept)(self._card)
 
@@ -154,11 +205,44 @@ class Comparer:
         tokenizer, ids = self.setup.tokenizer, token_ids(self.setup.tokenizer, prompt)
         # Read after the prompt, because some tokenizers leave out a blank at the beginning of a text.
         written = token_texts(tokenizer, ids + intervened.generation.token_ids)[len(ids) :]
-        return Comparison(untouched, intervened, token_texts(tokenizer, prompt) + written, self.setup.preset.phrase)
+        return Comparison(
+            untouched,
+            intervened,
+            token_texts(tokenizer, prompt) + written,
+            self.setup.preset.phrase,
+            self._next_tokens(untouched.next_token, intervened.next_token),
+            python_call(prompt, intervention, max_new_tokens),
+        )
 
     def _complete(self, prompt: str, intervention: Intervention | None, max_new_tokens: int) -> Completion:
         generations = generate(self.setup, prompt, intervention, max_new_tokens)
-        return Completion(generations[0], score(self.setup, generations).iloc[0].to_dict())
+        scores = score(self.setup, generations).iloc[0].to_dict()
+        return Completion(generations[0], scores, self._next_token(prompt, intervention), self._side_effect(intervention))
+
+    def _next_token(self, prompt: str, intervention: Intervention | None) -> Float[np.ndarray, " vocab"]:
+        """Probabilities of the first generated token."""
+        if intervention is not None:
+            # `run` would take what follows the story marker for generated, `generate` takes all of it for the prompt.
+            start, _ = intervention.scope.bounds(prompt, self.setup.tokenizer)
+            intervention = replace(intervention, tokens=from_position(start))
+        [reading] = run(self.setup, prompt, intervention, logits=True)
+        return torch.tensor(reading.logits[-1]).float().softmax(0).numpy()
+
+    def _next_tokens(self, *runs: Float[np.ndarray, " vocab"]) -> pd.DataFrame:
+        """The likeliest tokens of both runs, the untouched run's first."""
+        finite = [run for run in runs if np.isfinite(run).all()]
+        likeliest = dict.fromkeys(int(i) for run in finite for i in np.argsort(-run, kind="stable")[:N_NEXT])
+        untouched, intervened = runs
+        columns = {"token": [self.setup.tokenizer.decode([i]) for i in likeliest]}
+        return pd.DataFrame(columns | {"untouched": untouched[[*likeliest]], "intervened": intervened[[*likeliest]]})
+
+    def _side_effect(self, intervention: Intervention | None) -> float | str | None:
+        if intervention is None or not self.ordinary:
+            return None
+        try:
+            return float(run(self.setup, self.ordinary, intervention).to_frame()["mean_kl"].mean(skipna=False))
+        except ValueError as error:  # the scope's marker is in the prompt, but not in the ordinary texts
+            return str(error)
 
     def card(self, feature: int) -> HTML:
         """The card of a feature.
@@ -193,6 +277,12 @@ _STYLE = """<style>
 .playground .panels > div { flex: 1 1 18em; min-width: 0; }
 .playground .tokens { border: 1px solid rgba(128, 128, 128, 0.4); border-radius: 4px; padding: 0.5em 0.75em;
   margin: 0.25em 0 0.5em; font-family: ui-monospace, monospace; font-size: 0.9em; white-space: pre-wrap; }
+.playground .panels > .next { flex: 0 1 auto; }
+.playground .next table { white-space: nowrap; }
+.playground .next td:not(:first-child), .playground .next th:not(:first-child) { text-align: right; }
+.playground .call { display: block; box-sizing: border-box; width: 100%; margin: 0.25em 0 1em; padding: 0.5em 0.75em;
+  border: 1px solid rgba(128, 128, 128, 0.4); border-radius: 4px; background: transparent; color: inherit;
+  font-family: ui-monospace, monospace; font-size: 0.9em; resize: vertical; }
 .playground ul { margin: 0 0 1em; padding-left: 1.2em; }
 .playground .texts-wrapper { overflow-x: auto; }
 .playground table.texts td, .playground table.texts th { text-align: left; vertical-align: top; padding: 0.1em 0.6em 0.1em 0; }

@@ -5,25 +5,35 @@ widgets but are not subclasses of one, because a subclass could override a widge
 """
 
 import traceback
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
 
 import ipywidgets as widgets
 from IPython.display import display
 
-from crosscoder_utils.display.comparison import KINDS, Comparer, make_intervention, methods_of
-from crosscoder_utils.display.figures import point_labels
+from crosscoder_utils.analysis.screen import ACTIONS
+from crosscoder_utils.display.comparison import Comparer, aims, make_intervention, methods_of
 from crosscoder_utils.display.html import escaped
+from crosscoder_utils.display.parameter_controls import (
+    Control,
+    NumberControl,
+    made,
+    offered,
+    parameter_controls,
+    parameter_value,
+)
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.validation import instance, mapped, one_text, whole_number
 from crosscoder_utils.loading import Setup
-from crosscoder_utils.methods import METHODS, Method
-from crosscoder_utils.prompts import TokenScope
+from crosscoder_utils.methods import METHODS
+from crosscoder_utils.prompts import from_marker
 
 
 class Controls:
     """Controls for a prompt, an intervention and `max_new_tokens`. A method's controls are made from its fields.
+
+    Number fields take any number; what is out of range is said by the properties `intervention` and `new_tokens`, not clamped.
 
     Args:
         setup: Gives the number of features, the hook points and the story marker.
@@ -49,26 +59,22 @@ class Controls:
         self._methods = {**METHODS, start.method.name: type(start.method)}
         scopes = {"all": "all", "prompt": "prompt", "generated": "generated"}
         scopes |= {f"from {marker!r} on": "marker"} if marker else {}
-        kind = _offered(start.kind, KINDS)
+        kind = offered(start.kind, ACTIONS)
         methods = methods_of(kind, self._methods)
-        self.prompt = _made(widgets.Textarea, "prompt", value=next(iter(prompts.values()), ""), rows=6, flex="1 1 100%")
-        self.feature = _made(
-            widgets.BoundedIntText, "feature number", value=start.features[0], max=setup.crosscoder.n_features - 1
-        )
-        self.kind = _made(widgets.Dropdown, "intervention", options=list(KINDS), value=kind)
-        self.value = _made(widgets.FloatText, "clamp to", value=getattr(start, "value", 0.0), step=0.5)
-        self.method = _made(widgets.Dropdown, "method", options=methods, value=_offered(start.method.name, methods))
-        self.parameters = {name: _method_controls(one, start.method, setup) for name, one in self._methods.items()}
+        self.prompt = made(widgets.Textarea, "prompt", value=next(iter(prompts.values()), ""), rows=6, flex="1 1 100%")
+        self.feature = made(widgets.IntText, "feature number", value=start.features[0])
+        self.kind = made(widgets.Dropdown, "intervention", options=list(ACTIONS), value=kind)
+        self.value = made(widgets.FloatText, "clamp to", value=getattr(start, "value", 0.0), step=0.5)
+        self.method = made(widgets.Dropdown, "method", options=methods, value=offered(start.method.name, methods))
+        self.parameters = {name: parameter_controls(one, start.method, setup) for name, one in self._methods.items()}
         shown = self.parameters[start.method.name]
         self._kept = {name: getattr(start.method, name) for name in start.method.parameters if name not in shown}
-        self.tokens = _made(widgets.Dropdown, "tokens", options=scopes, value=_offered(scope.kind, scopes.values()))
-        self.offset = _made(widgets.IntText, "offset (tokens)", value=scope.offset)
-        self.max_new_tokens = _made(
-            widgets.BoundedIntText, "new tokens at most", value=max_new_tokens, min=1, max=setup.preset.context - 1
-        )
+        self.tokens = made(widgets.Dropdown, "tokens", options=scopes, value=offered(scope.kind, scopes.values()))
+        self.offset = made(widgets.IntText, "offset (tokens)", value=scope.offset)
+        self.max_new_tokens = made(widgets.IntText, "new tokens at most", value=max_new_tokens)
         self.example = _choice_of("example", prompts, self.prompt, other="")
         self.role = _choice_of("feature", {f"{role} ({n})": n for role, n in features.items()}, self.feature, other=-1)
-        self._marker, self._on_change, self._arranging, self._start_method = marker, on_change, False, start.method.name
+        self._setup, self._on_change, self._arranging, self._start_method = setup, on_change, False, start.method.name
         self.view = widgets.Box(layout=widgets.Layout(flex_flow="row wrap", grid_gap="0.25em 1.5em", width="100%"))
         self._arrange()
         if self.intervention.settings != start.settings:
@@ -81,16 +87,31 @@ class Controls:
 
     @property
     def intervention(self) -> Intervention:
-        """The chosen intervention; raises what `make_intervention` raises."""
-        at_marker = self.tokens.value == "marker"
-        tokens = TokenScope("marker", self.offset.value, self._marker) if at_marker else self.tokens.value
-        parameters = {name: _value(control) for name, control in self.parameters[self.method.value].items()}
+        """The chosen intervention; raises what `make_intervention` raises, and `ValueError` where a number is out of range."""
+        tokens = self.tokens.value
+        if tokens == "marker":
+            most = self._setup.preset.context - 1
+            tokens = from_marker(self._setup.preset.story_marker, whole_number("offset", self.offset.value, -most, most))
+        parameters = {name: parameter_value(name, control) for name, control in self._applying().items()}
         if self.method.value == self._start_method:
             parameters |= self._kept
         return make_intervention(
             self.kind.value, self.method.value, parameters, self._methods, feature=self.feature.value, tokens=tokens,
             value=self.value.value,
         )  # fmt: skip
+
+    @property
+    def new_tokens(self) -> int:
+        """The chosen `max_new_tokens`; raises `ValueError` where no prompt leaves room for it."""
+        return whole_number("max_new_tokens", self.max_new_tokens.value, 1, self._setup.preset.context - 1)
+
+    def _applying(self) -> dict[str, Control]:
+        """The controls of the method's parameters, without `to` where something else says the goal, or there is none."""
+        controls = dict(self.parameters[self.method.value])
+        solves = "scale" not in controls or controls["scale"].value == "auto"
+        if "to" in controls and not (self.kind.value == "ablate" and solves):
+            del controls["to"]
+        return controls
 
     def _changed(self, _change: dict) -> None:
         if not self._arranging:  # `_arrange` changes controls itself, which is part of the change that is being handled
@@ -105,9 +126,12 @@ class Controls:
         if list(self.method.options) != methods:
             self.method.options = methods
             self.method.value = chosen if chosen in methods else methods[0]
-        has_value = any(field.name == "value" for field in fields(KINDS[self.kind.value]))
+        composite = [one for one in self.parameters[self.method.value].values() if isinstance(one, NumberControl)]
+        for control in composite:
+            control.arrange(words_apply=aims(self.kind.value))
+        has_value = any(field.name == "value" for field in fields(ACTIONS[self.kind.value]))
         shown = [self.example, self.prompt, self.role, self.feature, self.kind, *([self.value] if has_value else [])]
-        shown += [self.method, *self.parameters[self.method.value].values(), self.tokens]
+        shown += [self.method, *(one.view if one in composite else one for one in self._applying().values()), self.tokens]
         shown += [self.offset] if self.tokens.value == "marker" else []
         self.view.children = [*shown, self.max_new_tokens]
 
@@ -154,7 +178,7 @@ class Playground:
 
     def _compare(self) -> str:
         controls = self.controls
-        comparison = self.comparer.compare(controls.prompt.value, controls.intervention, controls.max_new_tokens.value)
+        comparison = self.comparer.compare(controls.prompt.value, controls.intervention, controls.new_tokens)
         return comparison._repr_html_()
 
     @staticmethod
@@ -165,70 +189,6 @@ class Playground:
             output.value = _error_html(error)
 
 
-_LABELS = {"point": "hook point", "lr": "learning rate", "random": "random directions instead (control)"}
-
-
-def _offered(value: Any, choices: Iterable[Any]) -> Any:
-    """The value if it is a choice, else the first choice; `Controls` then compares the result with `start`."""
-    choices = list(choices)
-    return value if value in choices else choices[0]
-
-
-class _SeedBox(widgets.Checkbox):
-    """A checkbox for an optional seed: 0 if ticked, else None."""
-
-
-def _made(kind: type[widgets.Widget], label: str, flex: str = "1 1 18em", **traits: Any) -> widgets.Widget:
-    """A control that reports only settled values, shows its whole label, and shrinks with the page."""
-    if "continuous_update" in kind.class_trait_names():
-        traits["continuous_update"] = False
-    layout = widgets.Layout(flex=flex, width="auto", min_width="0", max_width="100%")
-    return kind(description=label, style={"description_width": "initial"}, layout=layout, **traits)
-
-
-def _method_controls(method: type[Method], start: Method, setup: Setup) -> dict[str, widgets.Widget]:
-    """One control for each parameter of a supported type; the other parameters keep their defaults."""
-    if not is_dataclass(method):
-        return {}
-    hints = get_type_hints(method)
-    controls = {}
-    for field in fields(method):
-        value = getattr(start, field.name) if type(start) is method else None if field.default is MISSING else field.default
-        control = _method_control(field.name, hints[field.name], value, setup)
-        if control is not None:
-            controls[field.name] = control
-    return controls
-
-
-def _method_control(name: str, hint: Any, value: Any, setup: Setup) -> widgets.Widget | None:
-    """A control for a parameter of type float, int, bool or optional int (a seed); None for other types."""
-    label, kinds = _LABELS.get(name, name.replace("_", " ")), get_args(hint) or (hint,)
-    number = value if isinstance(value, (int, float)) else None
-    if name in ("to", "penalty"):  # their default, no value, is none that a slider could show
-        return None
-    if name == "point":
-        options = [(name, index) for index, name in enumerate(point_labels(setup.hook_points))]
-        return _made(widgets.Dropdown, label, options=options, value=_offered(number, range(len(options))))
-    if float in kinds:
-        # A float is a strength. 0.2 is a mild but visible default, for a scale and for a learning rate.
-        start = 0.2 if number is None else number
-        return _made(widgets.FloatLogSlider, label, value=start, min=-2, max=2, step=0.05, readout_format=".3g")
-    if kinds == (int,):
-        return _made(widgets.BoundedIntText, label, value=number or 0, max=10_000)
-    if kinds == (bool,):
-        return _made(widgets.Checkbox, label, value=bool(number), indent=False)
-    if int in kinds:
-        return _made(_SeedBox, label, value=number is not None, indent=False)
-    return None
-
-
-def _value(control: widgets.Widget) -> Any:
-    """The parameter value that a control stands for."""
-    if isinstance(control, _SeedBox):
-        return 0 if control.value else None
-    return control.value
-
-
 def _choice_of(label: str, values: Mapping[str, Any], field: widgets.Widget, other: Any) -> widgets.Dropdown:
     """A dropdown that fills `field`. It shows "other" while the field has a value that is not in `values`."""
     options = [*values.items(), ("other", other)]
@@ -236,7 +196,7 @@ def _choice_of(label: str, values: Mapping[str, Any], field: widgets.Widget, oth
     def chosen() -> Any:
         return field.value if field.value in values.values() else other
 
-    choice = _made(widgets.Dropdown, label, options=options, value=chosen())
+    choice = made(widgets.Dropdown, label, options=options, value=chosen())
 
     def fill(change: dict) -> None:
         if change["new"] != other:

