@@ -41,8 +41,9 @@ def stored_completions(
     Returns:
         The table, without the untouched rows, and the number of rows of this preset that were left out. The columns are those
         of `sweep`, and `role`, the feature's role or number; `ablated`, "feature" or "random direction"; `setting`, equal for
-        rows that differ in the prompt only, in the order of roles, methods and strengths; `split`, "train" or "held out", with ", ordinary" for prompts without the tag,
-        and "other" for prompts that are not of the data; `prompt_index`, the prompt's number in that split.
+        rows that differ in the prompt only, in the order of roles, methods and strengths; `split`, "train" or "held out", with
+        ", ordinary" for prompts without the tag, and "other" for prompts that are not of the data; `prompt_index`, the
+        prompt's number in that split.
     """
     n_features = checked_setup(setup).crosscoder.n_features
     features = mapped("features", features or {}, lambda _, one: checked_feature(one, n_features), "roles to features")
@@ -58,22 +59,22 @@ def stored_completions(
     ours = table[known & (table["intervention"] != "none")]
     # Two sweeps that record different things write the same text.
     ours = ours.drop_duplicates(["prompt", "settings", "max_new_tokens", "seed"])
-    names = {text: _role(own.get("feature"), features) for text, own in settings.items()}
-    ours["role"] = ours["settings"].map(names)
+    ours["role"] = ours["settings"].map({text: _role(features_of(text), features) for text in settings})
     ours["ablated"] = ["feature" if pd.isna(seed) else "random direction" for seed in ours["random"]]
-    roles = {_role(feature, features): number for number, feature in enumerate(features.values())}
+    roles = {_role((feature,), features): number for number, feature in enumerate(features.values())}
     ours["order"] = ours["role"].map(roles)
     ours = ours.sort_values(["order", "feature", "ablated", "method", "point", "strength", "random"], kind="stable")
     ours["setting"] = ours.groupby(["settings", "max_new_tokens", "seed"], sort=False).ngroup()
-    places = _places(setup)
-    ours[["split", "prompt_index"]] = [places.get(prompt, ("other", 0)) for prompt in ours["prompt"]]
+    known_places = _places(setup)
+    places = [known_places.get(prompt, ("other", 0)) for prompt in ours["prompt"]]
+    ours["split"], ours["prompt_index"] = [split for split, _ in places], [number for _, number in places]
     return ours.drop(columns="order").reset_index(drop=True), int((~known).sum())
 
 
-def _role(feature: int | Sequence[int], features: Mapping[str, int]) -> str:
-    if isinstance(feature, Sequence):
-        return f"features {', '.join(map(str, feature))}"
-    return next((f"{role} ({feature})" for role, own in features.items() if own == feature), f"feature {feature}")
+def _role(edited: tuple[int, ...], features: Mapping[str, int]) -> str:
+    if len(edited) != 1:
+        return f"features {', '.join(map(str, edited))}"
+    return next((f"{role} ({own})" for role, own in features.items() if own == edited[0]), f"feature {edited[0]}")
 
 
 def _places(setup: Setup) -> dict[str, tuple[str, int]]:

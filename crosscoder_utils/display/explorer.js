@@ -138,7 +138,7 @@
       const same = shown.find((one) => one.label === before?.label);
       take("setting", shown.map((one) => one.id), (same ?? best(shown)).id);
       fill(control.feature, names.map((name) => [name, name]), took.feature);
-      fill(control.ablated, unique(own.map((one) => one.ablated)).map((o) => [o, o]), took.ablated);
+      fill(control.ablated, unique(own.map((one) => one.ablated)).map((o) => [o === "feature" ? "the feature's own" : o, o]), took.ablated);
       fill(control.prompts, splits.map((name) => [name, name]), split);
       fill(control.method, [ALL, ...unique(offered.map((one) => one.method))].map((name) => [name, name]), method);
       return [took, gone];
