@@ -109,7 +109,7 @@
     let state = {}, shown = [], nearest = () => null;
 
     const read = () => Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
-    const write = () => history.replaceState(null, "", `#${new URLSearchParams(state)}`);
+    const write = () => history.replaceState(null, "", `${location.href.split("#")[0]}#${new URLSearchParams(state)}`);
 
     const fill = (select, entries, value) => {
       select.replaceChildren(...entries.map(([text, own]) => new Option(text, own)));
@@ -193,7 +193,9 @@
       if (one.id !== state.setting) return; // another was chosen meanwhile
       const answers = data.answers[one.id][state.prompts], text = (number) => data.texts[number].map((id) => data.vocabulary[id]).join("");
       const answer = answers.find(([number]) => String(number) === state.prompt) ?? answers[0];
-      if (state.prompt && state.prompt !== String(answer[0])) say("note", `There is no prompt ${state.prompt} here.`);
+      if (state.prompt && state.prompt !== String(answer[0])) {
+        say("note", `${find("[data-say=note]").textContent} There is no prompt ${state.prompt} here; this is the first.`.trim());
+      }
       state.prompt = String(answer[0]);
       const shorten = (prompt) => text(data.prompts[prompt][1]).replace(/\s+/g, " ").slice(0, 60);
       fill(control.prompt, answers.map(([number, prompt, , verdict]) =>
@@ -226,6 +228,7 @@
     for (const name of FILTERS) control[name].addEventListener("input", () => choose({ ...state, [name]: control[name].value }, false));
     const pick = (changes) => { // of what is listed: the list stays as it is, and where it is scrolled to
       Object.assign(state, changes);
+      say("note", "");
       control.setting.value = state.setting;
       redraw();
       showTexts();

@@ -101,7 +101,8 @@ def test_an_address_opens_what_it_was_copied_from(page_path, open_page):
     again.goto("about:blank")
     again.goto(page_path.as_uri() + "#setting=none&prompt=99999")
     assert shown(again)["setting"] == first["setting"]
-    assert "Not on this page: setting “none”" in again.locator("[data-say=note]").text_content()
+    note = again.locator("[data-say=note]").text_content()
+    assert "Not on this page: setting “none”" in note and "There is no prompt 99999 here" in note
 
 
 @pytest.mark.parametrize("page_path", pages_with('class="explorer"'))
@@ -114,7 +115,8 @@ def test_dots_and_list_are_one(page_path, open_page):
     plot = page.locator(".explorer-plot")
     plot.scroll_into_view_if_needed()
     lonely = plot.evaluate("""(plot) => {
-      const at = [...plot.querySelectorAll("[data-setting]")].map((dot) => [+dot.getAttribute("cx"), +dot.getAttribute("cy"), dot]);
+      const place = (dot) => ["cx", "cy"].map((name) => +dot.getAttribute(name));
+      const at = [...plot.querySelectorAll("[data-setting]")].map((dot) => [...place(dot), dot]);
       const free = ([x, y, one]) => at.every(([a, b, other]) => other === one || Math.hypot(a - x, b - y) > 3);
       const [x, y, dot] = at.filter(free).at(-1);
       return { x, y, setting: dot.dataset.setting };
