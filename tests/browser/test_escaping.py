@@ -62,7 +62,7 @@ def opened(open_page, tmp_path):
     for figure in figures():
         content = json.loads(figure.update_layout(meta={"alt": EVIL}).to_json())
         parts.append(figure_html(content))
-    parts += [explorer(table()).data, r'<div class="math notranslate nohighlight">\[a^2\]</div>']
+    parts += [explorer(table(), missing=EVIL).data, r'<div class="math notranslate nohighlight">\[a^2\]</div>']
     before, start, after = source.read_text().partition('<article class="bd-article">')
     page = f'{before}{start}<div id="evil">{"".join(parts)}</div>{after}'
     page = page.replace("<head>", head, 1)
@@ -86,9 +86,14 @@ def test_views_are_literal(opened):
     for selector in (".tokens strong", ".tokens span >> nth=0", "table.texts th", "table.texts td >> nth=0"):
         assert literal([page.locator(selector).text_content()]) == [evil]
     assert literal([page.locator("table.texts td >> nth=1").text_content()]) == literal([str([EVIL])])
-    assert page.locator(".explorer-text").text_content() == EVIL + EVIL
-    assert page.locator("[data-choose=role] option").all_text_contents() == [EVIL]
+    page.locator(".explorer[data-shown]").wait_for()
+    assert page.locator(".explorer-text").text_content() == EVIL
+    assert page.locator(".explorer-completion").all_text_contents() == [EVIL]
+    assert page.locator(".explorer-strip").text_content() == EVIL + EVIL
+    assert page.locator("[data-choose=feature] option").all_text_contents() == [EVIL]
     assert page.locator("[data-choose=ablated] option").all_text_contents() == [EVIL]
+    assert literal([EVIL])[0] in literal([page.locator(".explorer-title").text_content()])[0]
+    assert page.locator(".explorer-missing").text_content() == EVIL
     assert page.locator(".plotly-figure").first.get_attribute("aria-label") == EVIL
 
 
