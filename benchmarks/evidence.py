@@ -31,6 +31,7 @@ from crosscoder_utils.analysis import (
     compare_methods,
     confirm,
     encoder_decoder_effects,
+    every_method,
     find_holes,
     last_token_statistics,
     reconstruction,
@@ -52,6 +53,7 @@ class Plan:
         max_new_tokens: Length of completions, but for the screens' own.
         roles: Roles whose features every method ablates; None means all. Beside those of `find_features`, "group" is the best
             of the table `groups`, "strongest" the best of the table `screen`.
+        kinds: Kinds of methods, of `every_method`, that the roles' features are ablated by; None means all.
         statistics_tokens: Numbers of tokens that statistics are measured on.
         n_steered: Features that the steering screens keep by their estimates.
         n_screened: Features that the screens run, the strongest by estimate; None means all that fire.
@@ -64,6 +66,7 @@ class Plan:
     scales: tuple[float, ...] = (0.5, 1.0, 2.0)
     max_new_tokens: int = 80
     roles: tuple[str, ...] | None = None
+    kinds: tuple[str, ...] | None = None
     statistics_tokens: tuple[int, ...] = (300, 1000, 3000, 10_000, 20_000, 60_000)
     n_steered: int = 100
     n_screened: int | None = None
@@ -81,13 +84,14 @@ PLANS = {
         scales=(1.0, 2.0),
         max_new_tokens=24,
         roles=("mediator", "group", "strongest"),
+        kinds=("many layers", "perturbation", "many layers, auto", "natural perturbation", "patch, decoder"),
         statistics_tokens=(1000, 3000, 10_000),
         n_steered=20,
         n_screened=100,
         n_confirmed=4,
         confirmed={"n_prompts": 20, "n_random": 4, "n_matched": 2},
         n_compared=60,
-        controls={"n_random": 2, "n_ordinary": 10},
+        controls={"n_random": 2, "n_ordinary": 10, "n_held_out": 20},
     ),
 }
 TABLE_NAMES = (
@@ -150,7 +154,9 @@ def tables(
 
     def methods() -> pd.DataFrame:
         own = of_roles(plan.roles or tuple(features))
-        return compare_methods(setup, own, work, **numbers, max_new_tokens=plan.max_new_tokens, progress=False)
+        every = every_method(setup.n_points)
+        tried = {kind: every[kind] for kind in plan.kinds or every}
+        return compare_methods(setup, own, work, **numbers, max_new_tokens=plan.max_new_tokens, methods=tried, progress=False)
 
     return {
         "dictionary": lambda: dictionary(setup, name, features),
