@@ -24,7 +24,7 @@ playground: .venv/installed
 
 test: .venv/installed lint
 	$(BIN)/pytest
-	$(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 notebooks
+	$(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=86400 notebooks
 
 # Needs `make book` before, and chromium.
 browser-test: .venv/installed
