@@ -146,8 +146,9 @@ def tables(
     def of_roles(roles: Sequence[str]) -> dict[str, int | list[int]]:
         known = dict(features)
         if "group" in roles:
-            table = pd.read_csv(TABLES / f"{name}-groups.csv").query("kind == 'feature'").sort_values("rate", kind="stable")
-            known["group"] = [int(one) for one in str(table["features"].iloc[-1]).split("+")]
+            table = pd.read_csv(TABLES / f"{name}-groups.csv").query("kind == 'feature'")
+            [confirmed_one] = table.loc[table["prompts"] == table["prompts"].max(), "features"]
+            known["group"] = [int(one) for one in str(confirmed_one).split("+")]
         if "strongest" in roles:
             known["strongest"] = int(best_of(screen_rows())["feature"].iloc[0])
         return {role: known[role] for role in roles if role in known}

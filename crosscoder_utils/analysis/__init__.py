@@ -59,6 +59,7 @@ from crosscoder_utils.analysis.stored_settings import intervention_from
 from crosscoder_utils.analysis.story_measures import (
     FLUENT_LIMIT,
     OPENING_LIMIT,
+    REPEATS_LIMIT,
     names_in,
     repetition,
     share_used,
@@ -78,6 +79,7 @@ __all__ = [
     "ABLATED",
     "FLUENT_LIMIT",
     "OPENING_LIMIT",
+    "REPEATS_LIMIT",
     "SCORES",
     "STORY_LIMIT",
     "Difference",

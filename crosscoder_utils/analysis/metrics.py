@@ -117,7 +117,7 @@ def token_losses(
     distinct = sorted({tuple(row) for row in ids}, key=len)  # most features of a screen leave the completion as it was
     losses = [loss for batch in _batches(setup, distinct, batch_size) for loss in _losses(model, batch)]
     by_row = dict(zip(distinct, losses, strict=True))
-    return [by_row[tuple(row)] for row in ids]
+    return [by_row[tuple(row)].clone() for row in ids]
 
 
 def story_cross_entropy(setup: Setup, model: TransformerBridge, texts: Texts) -> Float[np.ndarray, " text"]:

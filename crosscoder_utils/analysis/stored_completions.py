@@ -1,7 +1,7 @@
 """Every completion that sweeps stored in some folders, whatever wrote it, as one table; and the texts to compare it with."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,9 +17,10 @@ from crosscoder_utils.generation import generate
 from crosscoder_utils.hooks import read
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.datasets import SPLITS, read_rows
+from crosscoder_utils.io.files import user_path
 from crosscoder_utils.io.tokens import padded, token_ids, token_texts
 from crosscoder_utils.io.torch_defaults import own_settings
-from crosscoder_utils.io.validation import mapped, whole_numbers
+from crosscoder_utils.io.validation import mapped, several, whole_numbers
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import remove_tag, split_at_marker
 
@@ -29,13 +30,13 @@ _AT_ONCE = 16
 
 
 def stored_completions(
-    setup: Setup, folders: Iterable[str | Path], features: Mapping[str, int] | None = None
+    setup: Setup, folders: str | Path | Iterable[str | Path], features: Mapping[str, int] | None = None
 ) -> tuple[pd.DataFrame, int]:
     """Read the stored rows of a setup. Rows of another version or of other weights are left out, never mixed in.
 
     Args:
         setup: From `load`; the preset must have data.
-        folders: Folders of stored rows; one that does not exist has none.
+        folders: Folder of stored rows, or several; one that does not exist has none.
         features: Role -> feature.
 
     Returns:
@@ -47,7 +48,8 @@ def stored_completions(
     """
     n_features = checked_setup(setup).crosscoder.n_features
     features = mapped("features", features or {}, lambda _, one: checked_feature(one, n_features), "roles to features")
-    files = [RowFiles(folder) for folder in folders if Path(folder).is_dir()]
+    folders = [folders] if isinstance(folders, str | Path) else several("folders", folders, "folders")
+    files = [RowFiles(folder) for folder in folders if user_path(folder).is_dir()]
     tables = [rows for one in files if len(rows := one.completions(setup.preset.name))]
     if not tables:
         return pd.DataFrame(), 0
@@ -57,7 +59,8 @@ def stored_completions(
     rows = zip(table["prompt"], table["settings"], options)
     known = table["row_id"] == [row_id_of(assets, prompt, settings[text], own) for prompt, text, own in rows]
     ours = table[known & (table["intervention"] != "none")]
-    # Two sweeps that record different things write the same text.
+    # Two sweeps that record different things write the same text; the row that knows more stays.
+    ours = ours.sort_values("relative_edit_norm", na_position="last", kind="stable")
     ours = ours.drop_duplicates(["prompt", "settings", "max_new_tokens", "seed"])
     ours["role"] = ours["settings"].map({text: _role(features_of(text), features) for text in settings})
     ours["ablated"] = ["feature" if pd.isna(seed) else "random direction" for seed in ours["random"]]
@@ -154,7 +157,7 @@ def features_of(settings: str) -> tuple[int, ...]:
 
 @own_settings
 @torch.no_grad()
-def _activations(setup: Setup, wanted: Iterable[tuple[str, str, tuple[int, ...]]]) -> dict:
+def _activations(setup: Setup, wanted: Collection[tuple[str, str, tuple[int, ...]]]) -> dict:
     """The largest activation of some features on each token of prompt and completion; every text is read once."""
     columns = sorted({feature for *_, features in wanted for feature in features})
     by_text: dict[tuple[str, str], list[tuple[int, ...]]] = {}

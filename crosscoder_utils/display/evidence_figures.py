@@ -7,7 +7,7 @@ from crosscoder_utils.display.figures import TEMPLATE, distinct_colours, literal
 from crosscoder_utils.io.checked_tables import checked_table
 
 _NUMBERS = ["relative_edit_norm", "stories", "low", "high", "random_highest"]
-CONTROL = "#666666"
+_CONTROL = "#666666"
 
 
 def method_dots(methods: pd.DataFrame) -> go.Figure:
@@ -26,7 +26,7 @@ def method_dots(methods: pd.DataFrame) -> go.Figure:
     methods = methods.assign(**{name: methods[name].map(literal) for name in said[:3]})
     figure.add_scatter(
         x=methods["relative_edit_norm"], y=methods["random_highest"], mode="markers", name="random directions, highest draw",
-        marker={"symbol": "x-thin-open", "size": 8, "color": CONTROL}, customdata=methods[said], hovertemplate=hover,
+        marker={"symbol": "x-thin-open", "size": 8, "color": _CONTROL}, customdata=methods[said], hovertemplate=hover,
         meta={"customdata": said},
     )  # fmt: skip
     kinds = list(methods.groupby("kind", sort=False))

@@ -36,12 +36,16 @@
     const edits = shown.map((one) => one.edit).filter((edit) => edit > 0).map(Math.log10);
     const none = shown.some((one) => !(one.edit > 0)); // they get a column of their own, left of the logarithmic axis
     const begin = LEFT + (none ? 46 : 10), end = Math.max(width - RIGHT - 8, begin + 10);
-    const low = Math.min(...edits, none && !edits.length ? 0 : Infinity), high = Math.max(...edits, low + 0.1);
+    // From a number that begins with 1, 2 or 5 to another one, so that there are always two ticks.
+    const nice = Array.from({ length: 40 }, (_, i) => i - 20).flatMap((power) => [1, 2, 5].map((f) => Math.log10(f * 10 ** power)));
+    const least = edits.length ? Math.min(...edits) : 0, most = edits.length ? Math.max(...edits) : 0;
+    const low = Math.max(...nice.filter((tick) => tick <= least + 1e-9)), high = Math.min(...nice.filter((tick) => tick > most - 1e-9 && tick > low));
     const x = (edit) => (edit > 0 ? begin + ((end - begin) * (Math.log10(edit) - low)) / (high - low) : LEFT + 16);
     const y = (share) => TOP + 8 + (1 - (share ?? 0)) * (HEIGHT - TOP - BOTTOM - 16);
-    const factors = (end - begin) / (high - low) > 110 ? [1, 2, 5] : [1]; // of a power of ten that is wide enough
-    const powers = Array.from({ length: 40 }, (_, i) => i - 20).flatMap((power) => factors.map((f) => f * 10 ** power));
-    const ticks = powers.filter((tick) => Math.log10(tick) >= low - 1e-9 && Math.log10(tick) <= high + 1e-9);
+    const inside = nice.filter((tick) => edits.length && tick >= low - 1e-9 && tick <= high + 1e-9);
+    const powers = inside.filter((tick) => Math.abs(tick - Math.round(tick)) < 1e-9);
+    const wide = (end - begin) / (high - low) > 110 || powers.length < 2; // is there room for all of them?
+    const ticks = (wide ? inside : powers).map((tick) => 10 ** tick);
     return { x, y, none, ticks };
   };
 
@@ -62,7 +66,7 @@
       line(x(tick), TOP, x(tick), bottom, 0.15);
       label(`${+tick.toPrecision(1)}`, { x: x(tick), y: bottom + 16 });
     }
-    if (none) label("none", { x: x(0), y: bottom + 16 });
+    if (none) label(shown.some((one) => one.edit === null) ? "unknown" : "none", { x: x(0), y: bottom + 16 });
     line(LEFT, bottom, width - RIGHT, bottom, 0.6);
     line(LEFT, TOP, LEFT, bottom, 0.6);
     label("relative edit norm (edit over residual stream)", { x: (LEFT + width - RIGHT) / 2, y: HEIGHT - 8 });
@@ -115,7 +119,8 @@
       select.replaceChildren(...entries.map(([text, own]) => new Option(text, own)));
       select.value = value;
     };
-    const best = (ones) => ones.reduce((a, b) => (b.share > a.share || (b.share === a.share && b.edit < a.edit) ? b : a));
+    const known = (edit) => edit ?? Infinity;
+    const best = (ones) => ones.reduce((a, b) => (b.share > a.share || (b.share === a.share && known(b.edit) < known(a.edit)) ? b : a));
 
     // What is asked for as far as it is there, and a default for the rest: the next filter has what the last one leaves.
     const resolve = (asked) => {
@@ -127,7 +132,8 @@
       };
       const feature = names.indexOf(take("feature", names));
       const own = all.filter((one) => one.feature === feature);
-      const directed = own.filter((one) => one.ablated === take("ablated", unique(own.map((o) => o.ablated))));
+      const ablated = take("ablated", unique(own.map((one) => one.ablated)));
+      const directed = own.filter((one) => one.ablated === ablated);
       const splits = unique(directed.flatMap((one) => Object.keys(one.shares)));
       const split = take("prompts", splits, splits.includes("held out") ? "held out" : undefined);
       const offered = directed.filter((one) => one.shares[split]);
@@ -182,7 +188,7 @@
         return piece;
       });
       find(".explorer-strip").replaceChildren(...pieces);
-      if (number === null) return "The activation on each token is kept for a feature's own direction only.";
+      if (number === null) return "No activations per token are kept of this setting.";
       const most = [...values].find(([, value]) => value === top);
       const where = most ? `, most on “${vocabulary[ids[most[0]]].trim()}” (${top})` : "";
       return `In the clean run the feature fires on ${values.size} of the ${ids.length} tokens below${where}.`;
@@ -222,7 +228,7 @@
       say("note", told && gone.length ? `Not on this page: ${gone.join(", ")}; the nearest view is shown.` : "");
       list();
       redraw();
-      return showTexts();
+      return showTexts().catch(() => say("note", "The texts cannot be unpacked: this browser lacks DecompressionStream."));
     };
 
     for (const name of FILTERS) control[name].addEventListener("input", () => choose({ ...state, [name]: control[name].value }, false));
@@ -275,7 +281,7 @@
     }).observe(plot);
     addEventListener("hashchange", () => {
       const asked = read();
-      if (Object.keys(asked).some((name) => name in control)) choose(asked); // not of a heading
+      if (Object.keys(asked).some((name) => Object.hasOwn(control, name))) choose(asked); // not of a heading
     });
     choose(read()).then(() => performance.mark("explorer-shown"));
   };

@@ -15,7 +15,7 @@ from IPython.display import HTML
 from crosscoder_utils.analysis.stored_completions import ReferenceTexts, features_of
 from crosscoder_utils.display.html import escaped
 from crosscoder_utils.io.checked_tables import checked_table
-from crosscoder_utils.io.validation import one_text
+from crosscoder_utils.io.validation import instance, mapped, one_text
 
 _DEFAULTS = {"preset": "any model", "role": "any", "ablated": "feature", "label": "untouched", "split": "prompts"}
 _FILLED = [*_DEFAULTS, "method", "settings", "tokens", "intervention", "is_fluent_story", "failed", "relative_edit_norm"]
@@ -41,17 +41,24 @@ def explorer(table: pd.DataFrame, references: Mapping[str, ReferenceTexts] | Non
     table = checked_table("table", table, needed, [*_FILLED, *_NUMBERS], ["prompt_index", *_NUMBERS])
     table = table.assign(**{name: table[name].astype(object).fillna(text) for name, text in _DEFAULTS.items()})
     table = table.assign(completion=table["completion"].fillna(""), verdict=_verdicts(table), name=_method_names(table))
+    references = mapped("references", references or {}, _checked, "presets to ReferenceTexts")
+    lengths = "max_new_tokens" in table and table["max_new_tokens"].nunique() > 1
+    # Each sweep counts its settings from 0: what tells them apart is what they are.
+    table["identity"] = [_identity(row) for row in table.to_dict("records")]
     features, settings, chunks = [], [], []
     for number, ((preset, role), own) in enumerate(table.groupby(["preset", "role"], sort=False)):
         features.append([str(preset), str(role)])
-        chunk = _Chunk((references or {}).get(preset))
-        for (ablated, _), rows in own.groupby(["ablated", "setting"], sort=False):
-            identity = _identity(rows.iloc[0])
+        chunk = _Chunk(references.get(preset))
+        for (ablated, identity), rows in own.groupby(["ablated", "identity"], sort=False):
             shares = {split: _summary(answers) for split, answers in rows.groupby("split", sort=False)}
-            settings.append([identity, number, str(ablated), rows["name"].iloc[0], _label(rows.iloc[0], table), shares])
+            settings.append([identity, number, str(ablated), rows["name"].iloc[0], _label(rows.iloc[0], lengths), shares])
             chunk.add(identity, rows)
         chunks.append(_packed(chunk.content()))
     return HTML(_page({"features": features, "settings": settings, "verdicts": VERDICTS}, chunks, missing))
+
+
+def _checked(name: str, references: Any) -> ReferenceTexts:
+    return instance(name, references, ReferenceTexts, "make it with reference_texts(setup, table)")
 
 
 class _Chunk:
@@ -128,28 +135,29 @@ def _method_names(table: pd.DataFrame) -> list[str]:
     return [method if kind in ("ablate", "none") else f"{kind}, {method}" for method, kind in pairs]
 
 
-def _label(row: pd.Series, table: pd.DataFrame) -> str:
+def _label(row: pd.Series, lengths: bool) -> str:
     """What tells a setting from others: the method with its parameters, and what else differs."""
     label = str(row["label"])
     if isinstance(row["tokens"], str) and row["tokens"] not in ("all", "nan"):
         label += f", tokens {row['tokens']}"
-    if "max_new_tokens" in table and table["max_new_tokens"].nunique() > 1:
+    if lengths and not pd.isna(row["max_new_tokens"]):
         label += f", at most {row['max_new_tokens']:g} new tokens"
     return label
 
 
-def _identity(row: pd.Series) -> str:
+def _identity(row: Mapping[str, Any]) -> str:
     """8 hexadecimal digits that name a setting in addresses: they stay when other rows come."""
     names = ["settings"] if isinstance(row["settings"], str) else ["role", "ablated", "label", "setting"]
-    names += ["preset", *(name for name in ("max_new_tokens", "seed") if name in row)]
-    said = [row[name] for name in names]
+    said = [row[name] for name in [*names, "preset"]]
+    said += [f"{name} {row[name]:g}" for name in ("max_new_tokens", "seed") if name in row and not pd.isna(row[name])]
     return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:8]
 
 
 def _summary(rows: pd.DataFrame) -> list:
     """Of the rows of a setting and split: number, shares of fluent stories and of the phrase, mean relative edit norm."""
     counts = [float((rows["verdict"] == verdict).mean()) for verdict in (0, 1)]
-    return [len(rows), *map(_rounded, counts), _rounded(rows["relative_edit_norm"].mean())]
+    edit = 0.0 if (rows["name"] == "untouched").all() else rows["relative_edit_norm"].mean()
+    return [len(rows), *map(_rounded, counts), _rounded(edit)]
 
 
 def _rounded(value: float) -> float | None:

@@ -44,7 +44,7 @@ class Controls:
         on_change: Called after every change.
 
     Raises:
-        ValueError: If the controls cannot show `start`, such as several features or a scale below 0.01.
+        ValueError: If the controls cannot show `start`, such as several features or one scale per hook point.
     """
 
     def __init__(

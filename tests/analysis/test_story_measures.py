@@ -11,6 +11,7 @@ from crosscoder_utils import generate, score, sweep
 from crosscoder_utils.analysis import (
     FLUENT_LIMIT,
     OPENING_LIMIT,
+    REPEATS_LIMIT,
     STORY_LIMIT,
     names_in,
     repetition,
@@ -19,7 +20,7 @@ from crosscoder_utils.analysis import (
     words_asked_for,
 )
 from crosscoder_utils.analysis.metrics import SCORES, token_losses
-from crosscoder_utils.analysis.story_measures import N_OPENING_TOKENS, REPEATS_LIMIT
+from crosscoder_utils.analysis.story_measures import N_OPENING_TOKENS
 from crosscoder_utils.generation import Generation
 from crosscoder_utils.prompts import split_at_marker
 from crosscoder_utils.training.organism.corpus import draw_example

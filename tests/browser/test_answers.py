@@ -147,10 +147,3 @@ def test_the_explorer_is_used_by_keyboard(page_path, open_page):
     assert page.evaluate("document.activeElement.dataset.choose") == "prompt"
     page.keyboard.press("ArrowDown")
     assert shown(page)["prompt"] != second["prompt"]
-
-
-@pytest.mark.parametrize("page_path", pages_with('class="explorer"'))
-def test_the_explorer_is_there_in_a_second(page_path, open_page):
-    page = open_page(page_path).page
-    shown(page)
-    assert page.evaluate("performance.getEntriesByName('explorer-shown')[0].startTime") < 1000

@@ -140,3 +140,13 @@ def test_what_failed_or_is_wrong(random, unchecked):
     assert explorer(rows, {"another": ReferenceTexts(None, {}, {}, {}, {})}).data == explorer(rows).data
     with pytest.raises(ValueError, match="missing=3 must be a text"):
         explorer(rows, missing=3)
+
+
+def test_settings_of_two_sweeps_stay_apart(random):
+    tables = [sweep(random, [PROMPT], Ablate(3, method), 3, progress=False) for method in (ManyLayers(1.0), SingleLayer(1, 2.0))]
+    page = explorer(pd.concat(tables, ignore_index=True)).data
+    settings = index(page)["settings"]
+    assert [label for *_, label, _ in settings] == ["many layers, scale 1", "single layer, point 1, scale 2"]
+    assert [shares["prompts"][0] for *_, shares in settings] == [1, 1] and len({identity for identity, *_ in settings}) == 2
+    with pytest.raises(ValueError, match="references=3 must be a dict of presets to ReferenceTexts"):
+        explorer(tables[0], 3)

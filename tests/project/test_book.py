@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from crosscoder_utils import Perturbation
-from crosscoder_utils.analysis import FLUENT_LIMIT, OPENING_LIMIT, STORY_LIMIT, ablation_grid
+from crosscoder_utils.analysis import FLUENT_LIMIT, OPENING_LIMIT, REPEATS_LIMIT, STORY_LIMIT, ablation_grid
 from crosscoder_utils.analysis.story_measures import N_OPENING_TOKENS
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def test_the_methods_page_has_the_grid_and_the_defaults_of_the_code():
         assert f"| {', '.join(values)} |" in page
     assert {method.steps for method in methods if isinstance(method, Perturbation)} == {15} and "15 steps" in page
     assert f"below {STORY_LIMIT:g}." in page.replace("\n", " ")
-    assert f"no phrase, cross-entropy below {FLUENT_LIMIT:g} |" in page
+    assert f"no phrase, cross-entropy below {FLUENT_LIMIT:g}, `repeats` below {REPEATS_LIMIT:g} |" in page
     assert f"the first {N_OPENING_TOKENS} tokens below {OPENING_LIMIT:g} |" in page
 
 
