@@ -143,10 +143,18 @@ def test_what_failed_or_is_wrong(random, unchecked):
 
 
 def test_settings_of_two_sweeps_stay_apart(random):
-    tables = [sweep(random, [PROMPT], Ablate(3, method), 3, progress=False) for method in (ManyLayers(1.0), SingleLayer(1, 2.0))]
+    methods = (ManyLayers(1.0), SingleLayer(1, 2.0))
+    tables = [sweep(random, [PROMPT], Ablate(3, method), 3, progress=False) for method in methods]
     page = explorer(pd.concat(tables, ignore_index=True)).data
     settings = index(page)["settings"]
     assert [label for *_, label, _ in settings] == ["many layers, scale 1", "single layer, point 1, scale 2"]
     assert [shares["prompts"][0] for *_, shares in settings] == [1, 1] and len({identity for identity, *_ in settings}) == 2
-    with pytest.raises(ValueError, match="references=3 must be a dict of presets to ReferenceTexts"):
-        explorer(tables[0], 3)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("references", [3, {"random": 3}])
+def test_references_of_another_kind_are_refused(random, references):
+    table = sweep(random, [PROMPT], Ablate(3, ManyLayers(1.0)), 3, progress=False)
+    with pytest.raises(ValueError, match="references.* must be") as error:
+        explorer(table, references)
+    assert "\n" not in str(error.value)
