@@ -17,7 +17,7 @@ CONTEXT = {"exclude": [["svg.main-svg"], ["tr:nth-child(n+9)"], [".tokens:nth-ch
 OF_THE_THEME: list[tuple[str, str, str]] = []
 
 
-SCROLLING_CAN_BE_FOCUSED = """() => [...document.querySelectorAll("pre")]
+SCROLLING_CAN_BE_FOCUSED = """() => [...document.querySelectorAll("pre, .pst-scrollable-table-container")]
   .every((one) => one.scrollWidth <= one.clientWidth || one.tabIndex === 0)"""
 
 

@@ -15,6 +15,7 @@ from crosscoder_utils.display import (
     effect_scatter,
     explorer,
     heat_maps,
+    method_dots,
     overshoot_scatter,
     sweep_curves,
     texts_table,
@@ -39,6 +40,9 @@ def table() -> pd.DataFrame:
     return pd.DataFrame(rows).assign(**numbers, **texts)
 
 
+SHARES = {"relative_edit_norm": 0.5, "stories": 0.5, "low": 0.2, "high": 0.8, "random_highest": 0.1}
+
+
 def figures() -> list:
     statistics = pd.DataFrame({EVIL: [1.0, 2.0], "other": [1.0, 3.0]})
     return [
@@ -48,6 +52,7 @@ def figures() -> list:
         condition_scatter(statistics, EVIL, "other", {EVIL: 0}),
         bars_by_point({EVIL: [1.0, 2.0], "b": [1.0, 2.0]}, EVIL, (0, 1)),
         effect_scatter(pd.DataFrame({"feature": [0], "kl_decoder": [1.0], "kl_encoder": [2.0]}), {EVIL: 0}),
+        method_dots(pd.DataFrame([SHARES | {"dictionary": EVIL, "feature": 0, "kind": EVIL, "label": EVIL}])),
     ]
 
 
@@ -104,7 +109,6 @@ LABELS = [
     (),
     (".g-xtitle",),
     (".legendtext >> nth=0", ".g-ytitle"),
-    (".ytick", ".legendtext"),
     (),
     (".legendtext >> nth=1",),
 ]
