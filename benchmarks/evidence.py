@@ -198,6 +198,11 @@ def doses(setup: Setup, mediator: int, work: Path, plan: Plan) -> pd.DataFrame:
     return pd.concat(tables)
 
 
+def made_active(statistics: pd.DataFrame) -> list[int]:
+    """The features that the tag makes most active on the last prompt token, the first one first; as many as `GROUPS` needs."""
+    return statistics["last token difference"].nlargest(max(GROUPS["sizes"])).index.tolist()
+
+
 def groups(setup: Setup, work: Path, plan: Plan, numbers: dict[str, int]) -> pd.DataFrame:
     """The features that the tag makes most active on the last prompt token, ablated together, beside random directions."""
 
@@ -210,7 +215,7 @@ def groups(setup: Setup, work: Path, plan: Plan, numbers: dict[str, int]) -> pd.
         }
         return table.assign(n_features=size, features="+".join(map(str, strongest[:size])), **costs)
 
-    strongest = last_token_statistics(setup)["last token difference"].nlargest(max(GROUPS["sizes"])).index.tolist()
+    strongest = made_active(last_token_statistics(setup))
     options = {"max_new_tokens": plan.max_new_tokens, "folder": work}
     found = pd.concat([tried(size, GROUPS["n_prompts"]) for size in GROUPS["sizes"]], ignore_index=True)
     best = found[found["kind"] == "feature"].sort_values("rate", ascending=False, kind="stable")["n_features"].iloc[0]
@@ -259,8 +264,8 @@ def best_of(found: pd.DataFrame) -> pd.DataFrame:
 def last_token(setup: Setup, found: pd.DataFrame) -> pd.DataFrame:
     """How active the features of `groups` and the screens' best are on the last prompt token, with the tag and without."""
     statistics = last_token_statistics(setup)
-    strongest = statistics["last token difference"].nlargest(max(GROUPS["sizes"])).index
-    return statistics.loc[strongest.union(best_of(found).head(4)["feature"], sort=False)].reset_index()
+    features = dict.fromkeys([*made_active(statistics), *best_of(found).head(4)["feature"]])
+    return statistics.loc[list(features)].reset_index()
 
 
 def confirmed(setup: Setup, found: pd.DataFrame, work: Path, plan: Plan) -> pd.DataFrame:

@@ -5,11 +5,7 @@ from itertools import combinations
 import pandas as pd
 
 from crosscoder_utils.analysis.metrics import summarize
-from crosscoder_utils.analysis.statistics import (
-    paired_difference,
-    sensitivity,
-    stretch_around_best,
-)
+from crosscoder_utils.analysis.statistics import paired_difference, sensitivity, stretch_around_best
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.validation import finite_number
 
