@@ -7,6 +7,7 @@ with one plotly.min.js that all pages share, taken from the installed plotly pac
 import html
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import plotly
@@ -20,6 +21,9 @@ CONFIG = {
     "typesetMath": False,  # a text with dollar signs is no formula
     "modeBarButtonsToRemove": ["sendChartToCloud", "lasso2d", "select2d"],
 }
+
+
+SCRIPTS = ("plotly.min.js", "downloads.js", "download_figures.js", "draw_figures.js")
 
 
 def figure_html(content):
@@ -51,19 +55,19 @@ class PlotlyRenderer:
         return [nodes.raw("", figure_html(data.content), format="html")]
 
 
-def copy_plotly(app, exception):
-    """Put plotly.min.js beside the other static files."""
+def copy_scripts(app, exception):
+    """Put the scripts of installed packages beside the other static files."""
     if exception is None and app.builder.format == "html":
-        source = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-        shutil.copy(source, Path(app.outdir) / "_static" / "plotly.min.js")
+        [own] = find_spec("crosscoder_utils").submodule_search_locations  # found, not imported, which would take seconds
+        for script in (Path(plotly.__file__).parent / "package_data" / "plotly.min.js", Path(own) / "display" / "downloads.js"):
+            shutil.copy(script, Path(app.outdir) / "_static" / script.name)
 
 
 def load_scripts(app, pagename, templatename, context, doctree):
     """Plotly is large: only pages with a figure load it."""
     if 'class="plotly-figure"' in context.get("body", ""):
-        app.add_js_file("plotly.min.js")
-        app.add_js_file("download_figures.js")
-        app.add_js_file("draw_figures.js")
+        for script in SCRIPTS:
+            app.add_js_file(script)
 
 
 def name_roles_of_today(app, pagename, templatename, context, doctree):
@@ -94,5 +98,5 @@ def setup(app):
     app.connect("html-page-context", load_scripts)
     app.connect("html-page-context", name_roles_of_today)
     app.connect("html-page-context", leave_out_colab, priority=502)  # the theme adds its buttons at 501
-    app.connect("build-finished", copy_plotly)
+    app.connect("build-finished", copy_scripts)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from crosscoder_utils.crosscoder import tensor_bytes
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.error_messages import in_one_line
-from crosscoder_utils.io.files import check_writable, whole_file
+from crosscoder_utils.io.files import check_readable, check_writable, whole_file
 from crosscoder_utils.io.transformers_models import config_settings
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.methods import METHODS
@@ -104,35 +104,16 @@ def settings_text(intervention: Intervention | None) -> str:
     return json.dumps(_settings(intervention))
 
 
-class RowFiles:
-    """A folder of stored rows. `pandas.read_parquet(folder)` reads all of them.
-
-    It reads the columns of the folder's first file, which therefore has those of all others too.
-    """
+class StoredRows:
+    """The rows in a folder, which may be one that is not to be written. `pandas.read_parquet(folder)` reads all of them."""
 
     def __init__(self, folder: str | Path) -> None:
-        """Raise a `ValueError` if the folder cannot be written."""
-        self.folder = check_writable(folder)
+        """Raise what `check_readable` raises: an error if there is no such folder, or it cannot be read."""
+        self.folder = check_readable(folder)
 
     def ids(self) -> set[str]:
         """Ids of the stored rows."""
         return set(self._read(columns=["row_id"])["row_id"].to_pylist())
-
-    def add(self, rows: pd.DataFrame) -> None:
-        """Write rows to a new file, named after their ids."""
-        name = _digest("".join(rows["row_id"]).encode())
-        known = self._schema()
-        schema = pa.schema([*known, *(field for field in _parameters(rows) if field.name not in known.names)])
-        table = pa.table([_column(rows, field) for field in schema], schema=schema)
-        self._write(table, self.folder / f"rows-{name}.parquet")
-        first = self._paths()[0]
-        with self._errors_named():
-            missing = [field for field in schema if field.name not in pq.read_schema(first).names]
-            if missing:
-                table = pq.read_table(first)
-                for field in missing:
-                    table = table.append_column(field, pa.nulls(len(table), field.type))
-                self._write(table, first)
 
     def read(self, ids: Iterable[str]) -> pd.DataFrame:
         """Read the rows with these ids, in the order of `ids`; other rows of the folder are not kept in memory."""
@@ -161,10 +142,6 @@ class RowFiles:
         with self._errors_named():
             return ds.dataset(self._paths(), schema=schema).to_table(**chosen)
 
-    def _write(self, table: pa.Table, path: Path) -> None:
-        with whole_file(path) as aside:
-            pq.write_table(table, aside, compression="zstd")
-
     @contextmanager
     def _errors_named(self) -> Iterator[None]:
         """Raise a `ValueError` that tells a damaged file from one that the system does not let us read."""
@@ -179,6 +156,37 @@ class RowFiles:
                 remedy = "it is damaged: delete it, and its rows are computed again"
                 remedy = "no sweep wrote it: move it to another folder" if foreign else remedy
             raise ValueError(f"{path} cannot be read ({reason}); {remedy}") from error
+
+
+class RowFiles(StoredRows):
+    """A folder that rows are written to; it need not exist yet.
+
+    `pandas` reads the columns of the folder's first file, which therefore has those of all others too.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Raise a `ValueError` if the folder cannot be written."""
+        self.folder = check_writable(folder)
+
+    def add(self, rows: pd.DataFrame) -> None:
+        """Write rows to a new file, named after their ids."""
+        name = _digest("".join(rows["row_id"]).encode())
+        known = self._schema()
+        schema = pa.schema([*known, *(field for field in _parameters(rows) if field.name not in known.names)])
+        table = pa.table([_column(rows, field) for field in schema], schema=schema)
+        self._write(table, self.folder / f"rows-{name}.parquet")
+        first = self._paths()[0]
+        with self._errors_named():
+            missing = [field for field in schema if field.name not in pq.read_schema(first).names]
+            if missing:
+                table = pq.read_table(first)
+                for field in missing:
+                    table = table.append_column(field, pa.nulls(len(table), field.type))
+                self._write(table, first)
+
+    def _write(self, table: pa.Table, path: Path) -> None:
+        with whole_file(path) as aside:
+            pq.write_table(table, aside, compression="zstd")
 
 
 def _error_of(path: Path, schema: pa.Schema | None = _SCHEMA) -> Exception | None:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup
 from crosscoder_utils.analysis.metrics import score
-from crosscoder_utils.analysis.store import RowFiles, assets_of, row_id_of
+from crosscoder_utils.analysis.store import StoredRows, assets_of, row_id_of
 from crosscoder_utils.generation import generate
 from crosscoder_utils.hooks import read
 from crosscoder_utils.io.checked_tables import checked_table
@@ -36,7 +36,7 @@ def stored_completions(
 
     Args:
         setup: From `load`; the preset must have data.
-        folders: Folder of stored rows, or several; one that does not exist has none.
+        folders: Folder of stored rows, or several, which are only read; one that does not exist has none.
         features: Role -> feature.
 
     Returns:
@@ -45,24 +45,24 @@ def stored_completions(
         rows that differ in the prompt only, in the order of roles, methods and strengths; `split`, "train" or "held out", with
         ", ordinary" for prompts without the tag, and "other" for prompts that are not of the data; `prompt_index`, the
         prompt's number in that split.
+
+    Raises:
+        ValueError: If a folder is a file, or it or a file of rows in it cannot be read. The line names it, and the remedy.
     """
     n_features = checked_setup(setup).crosscoder.n_features
     features = mapped("features", features or {}, lambda _, one: checked_feature(one, n_features), "roles to features")
     folders = [folders] if isinstance(folders, str | Path) else several("folders", folders, "folders")
-    files = [RowFiles(folder) for folder in folders if user_path(folder).is_dir()]
+    files = [StoredRows(folder) for folder in folders if user_path(folder).exists()]
     tables = [rows for one in files if len(rows := one.completions(setup.preset.name))]
     if not tables:
         return pd.DataFrame(), 0
     table = pd.concat(tables, ignore_index=True)
-    settings = {text: json.loads(text) for text in table["settings"].unique()}
-    assets, options = assets_of(setup), table[_OPTIONS].to_dict("records")
-    rows = zip(table["prompt"], table["settings"], options)
-    known = table["row_id"] == [row_id_of(assets, prompt, settings[text], own) for prompt, text, own in rows]
+    known = _made_by(assets_of(setup), table)
     ours = table[known & (table["intervention"] != "none")]
     # Two sweeps that record different things write the same text; the row that knows more stays.
     ours = ours.sort_values("relative_edit_norm", na_position="last", kind="stable")
     ours = ours.drop_duplicates(["prompt", "settings", "max_new_tokens", "seed"])
-    ours["role"] = ours["settings"].map({text: _role(features_of(text), features) for text in settings})
+    ours["role"] = ours["settings"].map({text: _role(features_of(text), features) for text in ours["settings"].unique()})
     ours["ablated"] = ["feature" if pd.isna(seed) else "random direction" for seed in ours["random"]]
     roles = {_role((feature,), features): number for number, feature in enumerate(features.values())}
     ours["order"] = ours["role"].map(roles)
@@ -72,6 +72,14 @@ def stored_completions(
     places = [known_places.get(prompt, ("other", 0)) for prompt in ours["prompt"]]
     ours["split"], ours["prompt_index"] = [split for split, _ in places], [number for _, number in places]
     return ours.drop(columns="order").reset_index(drop=True), int((~known).sum())
+
+
+def _made_by(assets: str, table: pd.DataFrame) -> pd.Series:
+    """Which rows have the id that this version gives them; rows of former ones may lack what it is made of."""
+    settings = {text: json.loads(text) for text in table["settings"].dropna().unique()}
+    rows = zip(table["prompt"], table["settings"], table[_OPTIONS].to_dict("records"))
+    ids = [row_id_of(assets, prompt, settings[text], own) if text in settings else None for prompt, text, own in rows]
+    return table["row_id"] == pd.Series(ids, table.index, dtype=object)
 
 
 def _role(edited: tuple[int, ...], features: Mapping[str, int]) -> str:

@@ -1,10 +1,11 @@
 """Figures, HTML views, the explorer and the playground. Nothing else in the package imports this."""
 
+from crosscoder_utils.display.colours import COLOURS
 from crosscoder_utils.display.comparison import Comparer, Comparison
 from crosscoder_utils.display.evidence_figures import method_dots
 from crosscoder_utils.display.explorer import explorer
 from crosscoder_utils.display.feature_card_views import card_bars, card_figure, card_html
-from crosscoder_utils.display.figures import COLOURS, TEMPLATE, bars_by_point, condition_scatter, effect_scatter, show
+from crosscoder_utils.display.figures import TEMPLATE, bars_by_point, condition_scatter, effect_scatter, show
 from crosscoder_utils.display.html import side_by_side, texts_table, token_strip, token_strips
 from crosscoder_utils.display.playground import Playground
 from crosscoder_utils.display.sweep_figures import (

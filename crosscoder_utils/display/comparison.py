@@ -175,9 +175,9 @@ class Comparer:
     Args:
         setup: From `load`.
         texts: Texts that the feature cards are computed on; they are encoded when the first card is made.
-        kept: Size of the cache: this many completions and this many cards, those used last.
-        ordinary: Whole texts without the tag, on which side effects are measured as `side_effects` does; they are read anew
-            for each intervention, so some five will do.
+        kept: Size of the cache: this many completions, side effects and cards, those used last.
+        ordinary: Whole texts without the tag, on which side effects are measured as `side_effects` does; they are read once
+            for each intervention, whatever the prompt, so some five will do.
     """
 
     def __init__(self, setup: Setup, texts: Texts = (), kept: int = 256, ordinary: Texts = ()) -> None:
@@ -186,7 +186,7 @@ class Comparer:
         )
         self.setup, self.texts, self.ordinary = checked_setup(setup), texts, ordinary
         kept = whole_number("kept", kept)
-        self.complete = lru_cache(kept)(self._complete)
+        self.complete, self._kept_side_effect = lru_cache(kept)(self._complete), lru_cache(kept)(self._side_effect)
         self._kept_card = lru_cache(kept)(self._card)
 
     def compare(self, prompt: str, intervention: Intervention, max_new_tokens: int) -> Comparison:
@@ -217,7 +217,8 @@ class Comparer:
     def _complete(self, prompt: str, intervention: Intervention | None, max_new_tokens: int) -> Completion:
         generations = generate(self.setup, prompt, intervention, max_new_tokens)
         scores = score(self.setup, generations).iloc[0].to_dict()
-        return Completion(generations[0], scores, self._next_token(prompt, intervention), self._side_effect(intervention))
+        side_effect = self._kept_side_effect if _is_hashable(intervention) else self._side_effect
+        return Completion(generations[0], scores, self._next_token(prompt, intervention), side_effect(intervention))
 
     def _next_token(self, prompt: str, intervention: Intervention | None) -> Float[np.ndarray, " vocab"]:
         """Probabilities of the first generated token."""

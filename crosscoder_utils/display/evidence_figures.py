@@ -3,7 +3,8 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from crosscoder_utils.display.figures import TEMPLATE, distinct_colours, literal
+from crosscoder_utils.display.colours import distinct_colours
+from crosscoder_utils.display.figures import TEMPLATE, literal
 from crosscoder_utils.io.checked_tables import checked_table
 
 _NUMBERS = ["relative_edit_norm", "stories", "low", "high", "random_highest"]

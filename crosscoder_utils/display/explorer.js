@@ -1,9 +1,8 @@
 // Shows the stored completions of sweeps (see explorer.py): filters, a scatter and a list of settings, the texts of one.
-// What is chosen stands in the address after "#". All text is inserted as text, never as HTML.
+// What is chosen stands in the address, after "?". All text is inserted as text, never as HTML.
 (() => {
   const FILTERS = ["feature", "ablated", "method", "prompts"];
   const ALL = "all methods";
-  const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]; // Okabe and Ito's
   const [HEIGHT, LEFT, RIGHT, TOP, BOTTOM, NEAR] = [360, 58, 14, 16, 48, 18]; // pixels
   const unique = (values) => [...new Set(values)];
   const percent = (share) => (share === null ? "–" : `${+(100 * share).toFixed(1)} %`);
@@ -24,11 +23,6 @@
   const unpack = async (script) => {
     const bytes = Uint8Array.from(atob(script.textContent), (one) => one.charCodeAt(0));
     return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
-  };
-  const download = (name, type, content) => {
-    const link = element("a", { href: URL.createObjectURL(new Blob([content], { type })), download: name });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   };
 
   // ---- The scatter. Colours are hexadecimal or currentColor, so that a copy of the drawing stands alone.
@@ -51,9 +45,8 @@
 
   const draw = (place, shown, colourOf, chosen) => {
     const width = place.clientWidth || 600, { x, y, none, ticks } = scales(shown, width), bottom = HEIGHT - BOTTOM;
-    const svg = shape("svg", { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, "aria-hidden": "true" });
-    svg.setAttribute("font-family", "system-ui, sans-serif");
-    svg.setAttribute("font-size", "12");
+    const font = { "font-family": "system-ui, sans-serif", "font-size": "12" };
+    const svg = shape("svg", { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, "aria-hidden": "true", ...font });
     const line = (x1, y1, x2, y2, opacity) =>
       svg.append(shape("line", { x1, y1, x2, y2, stroke: "currentColor", "stroke-opacity": opacity }));
     const label = (text, at, anchor = "middle") =>
@@ -73,9 +66,8 @@
     label("fluent stories", { transform: `translate(13 ${HEIGHT / 2 - 14}) rotate(-90)` });
     for (const one of shown) {
       const [colour, filled] = colourOf(one.method);
-      const dot = { cx: x(one.edit), cy: y(one.share), r: 5, stroke: filled ? "currentColor" : colour };
-      dot["stroke-width"] = filled ? 0.6 : 2.5;
-      svg.append(shape("circle", { ...dot, fill: filled ? colour : "none", "fill-opacity": 0.8, "data-setting": one.id }));
+      const look = filled ? { fill: colour, stroke: "currentColor", "stroke-width": 0.6 } : { fill: "none", stroke: colour, "stroke-width": 2.5 };
+      svg.append(shape("circle", { cx: x(one.edit), cy: y(one.share), r: 5, ...look, "fill-opacity": 0.8, "data-setting": one.id }));
     }
     const ring = { r: 9, fill: "none", stroke: "currentColor", "stroke-width": 3, class: "explorer-ring" };
     if (chosen) svg.append(shape("circle", { ...ring, cx: x(chosen.edit), cy: y(chosen.share) }));
@@ -92,7 +84,7 @@
 
   // ---- A page.
   const start = (page) => {
-    const { features, settings, verdicts } = JSON.parse(page.querySelector("script[type='application/json']").textContent);
+    const { features, settings, verdicts, colours } = JSON.parse(page.querySelector("script[type='application/json']").textContent);
     const find = (name) => page.querySelector(name), say = (name, text) => (find(`[data-say=${name}]`).textContent = text);
     const control = Object.fromEntries([...page.querySelectorAll("[data-choose]")].map((c) => [c.dataset.choose, c]));
     const all = settings.map(([id, feature, ablated, method, label, shares]) => ({ id, feature, ablated, method, label, shares }));
@@ -101,7 +93,7 @@
     const methods = unique(all.map((one) => one.method)).sort();
     const colourOf = (method) => { // beyond the palette, rings in the same colours
       const number = methods.indexOf(method);
-      return [COLOURS[number % COLOURS.length], number < COLOURS.length];
+      return [colours.methods[number % colours.methods.length], number < colours.methods.length];
     };
     const chunks = new Map(); // unpacked when a feature is chosen
     const chunk = (number) => {
@@ -112,8 +104,23 @@
     plot.append(tip);
     let state = {}, shown = [], nearest = () => null;
 
-    const read = () => Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
-    const write = () => history.replaceState(null, "", `${location.href.split("#")[0]}#${new URLSearchParams(state)}`);
+    // The address names the view in its query, so that what is after "#" stays a heading's. It was there that it stood once.
+    const named = ([name, value]) => value && Object.hasOwn(control, name);
+    const own = (text) => Object.fromEntries([...new URLSearchParams(text)].filter(named));
+    const read = () => ({ ...own(location.search), ...own(location.hash.slice(1)) });
+    const address = () => {
+      const url = new URL(location.href);
+      if (Object.keys(own(url.hash.slice(1))).length) url.hash = "";
+      for (const [name, value] of Object.entries(state)) url.searchParams.set(name, value);
+      return url.href;
+    };
+    const write = () => {
+      try {
+        history.replaceState(history.state, "", address());
+      } catch (error) { // Safari allows a hundred changes in half a minute; the button has the address all the same
+        if (error.name !== "SecurityError") throw error;
+      }
+    };
 
     const fill = (select, entries, value) => {
       select.replaceChildren(...entries.map(([text, own]) => new Option(text, own)));
@@ -172,8 +179,8 @@
       }));
     };
 
-    const panel = (title, text, verdict) => element("section", { "data-verdict": verdicts[verdict] },
-      element("h3", {}, title), element("p", { class: "explorer-verdict" }, verdicts[verdict]),
+    const panel = (title, text, verdict) => element("section", {}, element("h3", {}, title),
+      element("p", { class: "explorer-verdict", style: `--verdict: ${colours.verdicts[verdict]}` }, verdicts[verdict]),
       element("p", { class: "explorer-completion" }, text.trim() || "(empty completion)"));
 
     const strip = ({ vocabulary, texts, strips }, prompt, text, number) => {
@@ -183,7 +190,8 @@
       const pieces = ids.map((id, i) => {
         const value = values.get(i) ?? 0, written = vocabulary[id].replaceAll("\n", "⏎\n");
         const piece = element("span", i < texts[prompt].length ? {} : { class: "explorer-new" }, written);
-        if (value) piece.style.backgroundColor = `rgba(0, 114, 178, ${(0.12 + (0.48 * value) / top).toFixed(2)})`;
+        const opacity = Math.round(255 * (0.12 + (0.48 * value) / top));
+        if (value) piece.style.backgroundColor = `${colours.methods[0]}${opacity.toString(16).padStart(2, "0")}`; // #rrggbbaa
         if (number !== null) piece.title = `activation ${value}`;
         return piece;
       });
@@ -199,9 +207,8 @@
       if (one.id !== state.setting) return; // another was chosen meanwhile
       const answers = data.answers[one.id][state.prompts], text = (number) => data.texts[number].map((id) => data.vocabulary[id]).join("");
       const answer = answers.find(([number]) => String(number) === state.prompt) ?? answers[0];
-      if (state.prompt && state.prompt !== String(answer[0])) {
-        say("note", `${find("[data-say=note]").textContent} There is no prompt ${state.prompt} here; this is the first.`.trim());
-      }
+      const gone = `There is no prompt ${state.prompt} here; this is the first.`;
+      if (state.prompt && state.prompt !== String(answer[0])) say("note", `${find("[data-say=note]").textContent} ${gone}`.trim());
       state.prompt = String(answer[0]);
       const shorten = (prompt) => text(data.prompts[prompt][1]).replace(/\s+/g, " ").slice(0, 60);
       fill(control.prompt, answers.map(([number, prompt, , verdict]) =>
@@ -228,7 +235,7 @@
       say("note", told && gone.length ? `Not on this page: ${gone.join(", ")}; the nearest view is shown.` : "");
       list();
       redraw();
-      return showTexts().catch(() => say("note", "The texts cannot be unpacked: this browser lacks DecompressionStream."));
+      return showTexts();
     };
 
     for (const name of FILTERS) control[name].addEventListener("input", () => choose({ ...state, [name]: control[name].value }, false));
@@ -250,26 +257,22 @@
       tip.style.top = `${near.top + 12}px`;
     });
     plot.addEventListener("pointerleave", () => (tip.hidden = true));
-    plot.addEventListener("click", (event) => {
-      const near = nearest(event);
-      if (near) pick({ setting: near.one.id });
-    });
+    plot.addEventListener("click", (event) => nearest(event) && pick({ setting: nearest(event).one.id }));
     const actions = {
       address: async () => {
-        const copied = navigator.clipboard?.writeText(location.href) ?? Promise.reject();
-        await copied.then(() => say("note", "Copied."), () => say("note", "Copy it from the address bar: it names this view."));
+        const copied = navigator.clipboard?.writeText(address()) ?? Promise.reject();
+        await copied.then(() => say("note", "Copied."), () => say("note", `This browser copies nothing; it is ${address()}`));
       },
       csv: () => {
-        const quoted = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
         const lines = shown.map((o) => [names[o.feature], o.ablated, o.method, o.label, state.prompts, o.n, o.share, o.phrase, o.edit]);
         const head = ["feature", "direction", "method", "setting", "prompts", "n", "fluent_stories", "says_phrase", "relative_edit_norm"];
-        download("settings.csv", "text/csv", [head, ...lines].map((line) => line.map(quoted).join(",")).join("\r\n"));
+        savedFiles.save(savedFiles.csv([head, ...lines]), "text/csv", "settings.csv");
       },
       svg: () => {
         const copy = plot.querySelector("svg").cloneNode(true);
         copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
         copy.style.color = "#222222";
-        download("settings.svg", "image/svg+xml", copy.outerHTML);
+        savedFiles.save(copy.outerHTML, "image/svg+xml", "settings.svg");
       },
     };
     for (const button of page.querySelectorAll("[data-do]")) button.addEventListener("click", actions[button.dataset.do]);
@@ -279,15 +282,18 @@
       width = plot.clientWidth;
       redraw();
     }).observe(plot);
-    addEventListener("hashchange", () => {
+    addEventListener("popstate", () => { // also after a click on a heading's link, which changes nothing here
       const asked = read();
-      if (Object.keys(asked).some((name) => Object.hasOwn(control, name))) choose(asked); // not of a heading
+      if (Object.keys(asked).some((name) => asked[name] !== state[name])) choose(asked);
     });
     choose(read()).then(() => performance.mark("explorer-shown"));
   };
 
   for (const page of document.querySelectorAll(".explorer:not([data-ready])")) {
+    if (!("DecompressionStream" in window)) break; // the page says so
     page.dataset.ready = "true";
+    page.querySelector(".explorer-view").hidden = false;
     start(page);
+    page.querySelector(".explorer-needs").hidden = true;
   }
 })();

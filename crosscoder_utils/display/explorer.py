@@ -13,6 +13,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from crosscoder_utils.analysis.stored_completions import ReferenceTexts, features_of
+from crosscoder_utils.display.colours import HUES
 from crosscoder_utils.display.html import escaped
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.validation import instance, mapped, one_text
@@ -21,6 +22,7 @@ _DEFAULTS = {"preset": "any model", "role": "any", "ablated": "feature", "label"
 _FILLED = [*_DEFAULTS, "method", "settings", "tokens", "intervention", "is_fluent_story", "failed", "relative_edit_norm"]
 _NUMBERS = ["activation_before", "activation_after", "relative_edit_norm"]
 VERDICTS = ("fluent story", "says the phrase", "neither", "failed")
+_VERDICT_COLOURS = (HUES[2], HUES[1], "inherit", "inherit")
 
 
 def explorer(table: pd.DataFrame, references: Mapping[str, ReferenceTexts] | None = None, missing: str = "") -> HTML:
@@ -54,7 +56,8 @@ def explorer(table: pd.DataFrame, references: Mapping[str, ReferenceTexts] | Non
             settings.append([identity, number, str(ablated), rows["name"].iloc[0], _label(rows.iloc[0], lengths), shares])
             chunk.add(identity, rows)
         chunks.append(_packed(chunk.content()))
-    return HTML(_page({"features": features, "settings": settings, "verdicts": VERDICTS}, chunks, missing))
+    colours = {"methods": HUES, "verdicts": _VERDICT_COLOURS}
+    return HTML(_page({"features": features, "settings": settings, "verdicts": VERDICTS, "colours": colours}, chunks, missing))
 
 
 def _checked(name: str, references: Any) -> ReferenceTexts:
@@ -173,9 +176,9 @@ def _page(index: Mapping[str, Any], chunks: Iterable[str], missing: str) -> str:
     data = json.dumps(index, separators=(",", ":")).replace("<", "\\u003c")  # else a text could end the script element
     parts = [f'<script type="application/json">{data}</script>']
     parts += [f'<script type="text/plain" data-chunk="{number}">{chunk}</script>' for number, chunk in enumerate(chunks)]
-    script, controls = (_file(name) for name in ("explorer.js", "explorer.html"))
+    downloads, script, controls = (_file(name) for name in ("downloads.js", "explorer.js", "explorer.html"))
     line = f'<p class="explorer-missing">{escaped(missing)}</p>' if missing else ""
-    return f'<div class="explorer">{line}{controls}{"".join(parts)}</div><script>{script}</script>'
+    return f'<div class="explorer">{line}{controls}{"".join(parts)}</div><script>{downloads}{script}</script>'
 
 
 def _file(name: str) -> str:

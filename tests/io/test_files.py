@@ -3,6 +3,7 @@
 import pytest
 
 from crosscoder_utils.io.files import (
+    check_readable,
     check_writable,
     check_writable_file,
     read_json,
@@ -81,6 +82,20 @@ def test_output_folders_that_cannot_be(tmp_path, monkeypatch):
     refused("nowhere cannot be written", lambda: check_writable("/proc/nowhere"))
     refused(r"file.*cannot be written \(Not a directory\)", lambda: write_text(tmp_path / "file" / "a", "text"))
     refused(r"cannot be written \(Is a directory\)", lambda: write_text(tmp_path, "text"))
+
+
+def test_folders_that_are_only_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("crosscoder_utils.io.files.TemporaryFile", lambda **_: pytest.fail("a file was written"))
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    assert check_readable(str(tmp_path)) == tmp_path
+    refused("folder .*nowhere does not exist; check the path", lambda: check_readable(tmp_path / "nowhere"), FileNotFoundError)
+    refused("file is a file; give the path of the folder that it is in", lambda: check_readable(tmp_path / "file"))
+
+    def failing(_folder):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.listdir", failing)
+    refused(r"folder .* cannot be read \(Permission denied\); check its permissions", lambda: check_readable(tmp_path))
 
 
 @pytest.mark.parametrize("read", [read_json, read_yaml, read_text, read_safetensors])

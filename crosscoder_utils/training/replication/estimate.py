@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from crosscoder_utils.analysis.encoded_texts import encode_texts
-from crosscoder_utils.analysis.store import RowFiles
+from crosscoder_utils.analysis.store import StoredRows
 from crosscoder_utils.generation import generate
 from crosscoder_utils.interventions import Ablate
 from crosscoder_utils.io.crosscoder_files import load_crosscoder
@@ -154,7 +154,7 @@ def _rows_left(recipe: Replication, out: Path, name: str, n_points: int) -> floa
     if folder is None or not (out / "notebooks" / "outputs" / folder).is_dir():
         return 1.0
     plain, searches, _ = _rows(recipe, name, n_points)
-    return max(0.05, 1 - len(RowFiles(out / "notebooks" / "outputs" / folder).ids()) / (plain + searches))
+    return max(0.05, 1 - len(StoredRows(out / "notebooks" / "outputs" / folder).ids()) / (plain + searches))
 
 
 def in_words(stages: dict[str, float], device: str, rests_on: str) -> str:
