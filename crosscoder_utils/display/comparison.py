@@ -263,7 +263,7 @@ class Comparer:
         return encode_texts(self.setup, self.texts)
 
 
-def _is_hashable(intervention: Intervention) -> bool:
+def _is_hashable(intervention: Intervention | None) -> bool:
     """Whether results can be kept by it; not, if a user's own method holds a list."""
     try:
         return hash(intervention) is not None

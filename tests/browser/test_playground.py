@@ -107,7 +107,7 @@ def test_auto_takes_the_place_of_the_number(page):
     expect(page.locator(".noUi-handle")).to_have_count(0)
     page.get_by_label("scale", exact=True).select_option("number")
     expect(page.locator(".noUi-handle")).to_have_count(1)
-    expect(page.locator(".widget-html textarea.call")).to_contain_text("ManyLayers(scale=2.0)", timeout=SOON)
+    expect(page.locator(".widget-html textarea.call")).to_contain_text("ManyLayers(scale=1.0)", timeout=SOON)
 
 
 def test_nothing_is_cut_off_on_a_screen_or_a_telephone(page):

