@@ -1,6 +1,5 @@
 """Text of prompts and models is shown letter by letter: no script of it runs, no formula is set, wherever it stands."""
 
-import html
 import itertools
 import json
 import sys
@@ -61,8 +60,7 @@ def opened(open_page, tmp_path):
     """The evil texts on top of a page of the book which has formulas, with the scripts of those and of figures."""
     source = next(page for page in book_pages() if "mathjax/tex" in page.read_text())
     scripts = SCRIPTS if "plotly.min.js" not in source.read_text() else ()
-    head = f'<head><base href="{html.escape(source.as_uri())}">'
-    head += "".join(f'<script src="{(BOOK / "_static" / script).as_uri()}"></script>' for script in scripts)
+    head = "<head>" + "".join(f'<script src="{(BOOK / "_static" / script).as_uri()}"></script>' for script in scripts)
     parts = [token_strip([EVIL, "b"], [1.0, 0.0], EVIL).data, texts_table(pd.DataFrame({EVIL: [EVIL, [EVIL]]})).data]
     for figure in figures():
         content = json.loads(figure.update_layout(meta={"alt": EVIL}).to_json())
@@ -71,8 +69,13 @@ def opened(open_page, tmp_path):
     before, start, after = source.read_text().partition('<article class="bd-article">')
     page = f'{before}{start}<div id="evil">{"".join(parts)}</div>{after}'
     page = page.replace("<head>", head, 1)
-    (tmp_path / "evil.html").write_text(page)
-    opened = open_page(tmp_path / "evil.html")
+    # Beside the book's own files, as the page it was made of.
+    for shared in (*BOOK.glob("_*"), BOOK / "searchindex.js"):
+        (tmp_path / shared.name).symlink_to(shared)
+    path = tmp_path / source.relative_to(BOOK).parent / "evil.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page)
+    opened = open_page(path)
     opened.page.wait_for_selector("#evil mjx-container", state="attached")  # formulas have been looked for
     yield opened
     assert opened.page.evaluate("window.ran") is None
