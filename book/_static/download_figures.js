@@ -30,11 +30,11 @@
     return plain(titles.find(Boolean) ?? "");
   };
   const panelOf = (layout, x, y) => {
-    if (!layout.xaxis2 && !layout.yaxis2) return {};
+    if (!layout.xaxis2 && !layout.yaxis2) return null;
     const [left, right] = axisOf(layout, x).domain ?? [0, 1], top = axisOf(layout, y).domain?.[1] ?? 1, near = 0.01;
     const above = (note) => note.xref === "paper" && note.yref === "paper" && Math.abs(note.y - top) < near;
     const note = (layout.annotations ?? []).find((one) => above(one) && one.x > left - near && one.x < right + near);
-    return note ? { panel: plain(note.text) } : {};
+    return note ? plain(note.text) : null;
   };
 
   // ---- One record per value of a trace. `meta.customdata` has the names of what `customdata` holds.
@@ -63,8 +63,9 @@
   };
   const records = (trace, layout) => {
     const [x_axis, y_axis] = [trace.xaxis ?? "x", trace.yaxis ?? "y"];
+    const name = plain(trace.name ?? ""), panel = panelOf(layout, x_axis, y_axis);
     const shared = {
-      trace: plain(trace.name ?? ""), ...panelOf(layout, x_axis, y_axis),
+      trace: name, ...(panel && panel !== name && { panel }), // unless the trace is called like its panel
       x_title: titleOf(layout, x_axis), y_title: titleOf(layout, y_axis),
     };
     if (trace.z) {
