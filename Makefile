@@ -10,13 +10,17 @@ FEATURES ?= tag, colon
 OUT ?= sweep
 ARGS ?=
 
-.PHONY: book playground test browser-test lint bench sweep replicate url clean
+.PHONY: book rows playground test browser-test lint bench sweep replicate url clean
 
-# Rows of sweeps that are in notebooks/outputs already, under the ids of what made them, are not computed again.
-book: .venv/installed
+# Most of the time goes into the rows. Interrupted and called again, it goes on with those that are missing.
+book: rows
 	rm -rf _build
 	$(BIN)/jupyter-book build . -W --keep-going
 	@test -f _build/html/index.html && echo "Open _build/html/index.html"
+
+# What pages and notebooks show: computed into notebooks/outputs/rows, unless it is there under the ids of what made it.
+rows: .venv/installed
+	$(BIN)/python book/rows.py
 
 # Opens notebook 06 in the browser, as a page without code. ARGS="--no-browser --port 8000", and others of Voila's, go to it.
 playground: .venv/installed
