@@ -1,9 +1,9 @@
 """`make rows`: the rows and screens behind the book's pages and notebooks, in one process, with one progress bar.
 
-The rows of notebook 07, which a pretrained model takes minutes for, are copied from `benchmarks/evidence`, where `make stored-rows`
-put them. What `notebooks/outputs` has already, under the ids of what made it, is not computed again: interrupted and called again, it
-goes on. Each part makes the calls of one page, with the parameters in its first cell. A notebook that is run with other
-parameters computes what it lacks itself.
+What `notebooks/outputs` has already, under the ids of what made it, is not computed again: interrupted and called again, it
+goes on. Each part makes the calls of one page, with the parameters in its first cell; a notebook that is run with other
+parameters computes what it lacks itself. The rows of notebook 07, for which a pretrained model takes minutes, are copied from
+`benchmarks/evidence`, where `make stored-rows` put them.
 """
 
 import ast
@@ -114,8 +114,8 @@ def steering(setup: Setup, given: dict[str, Any]) -> Part:
     features = find_features(setup, OUTPUTS / "features.json", given["roles"])
     names = ("strengths", "starts", "start", "n_candidates", "learning_rate", "n_prompts", "max_new_tokens", "seed")
     ways, n_strengths = setup.n_points + 2, len(given["strengths"])
-    n_features = len(features) + given["n_candidates"]
-    settings = n_features * ways * n_strengths + (ways - 1) * n_strengths + ways * len(given["starts"])
+    n_along = len(features) + given["n_candidates"] + 1  # once more for clamping; one feature is also clamped by searches
+    settings = (n_along * (ways - 1) + 1) * n_strengths + ways * len(given["starts"])
 
     def compute(progress: Advance) -> None:
         steering_study(setup, features, ROWS, progress=progress, **{name: given[name] for name in names})

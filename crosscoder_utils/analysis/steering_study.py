@@ -32,7 +32,7 @@ class SteeringStudy:
         features: Role -> feature, "other 1", "other 2", ... among them.
         firing: One row per feature: `role`, `usual_activation` (its mean over the tokens of ordinary texts on which it fires),
             `fires ordinary`, `fires deployment` (shares of tokens).
-        steered: Every feature, in every way, at every strength.
+        steered: The first feature in every way and the others along the decoder, at every strength.
         clamped: The first feature, clamped along the decoder in place of steered.
         best: The best strength of the first feature, by way; from `best_settings`.
         moved: These, from every other first token.
@@ -63,7 +63,7 @@ def steering_study(
     """Steer and clamp features on deployment prompts, from a token near the story marker on.
 
     Ways are "point 0", "point 1", ..., where the decoder vector is added at one hook point; "all points"; and "perturbation",
-    which clamps the pre-activation by gradient descent.
+    which clamps the first feature's pre-activation by gradient descent.
 
     Args:
         setup: From `load`; the preset must have data and a story marker.
@@ -100,9 +100,9 @@ def steering_study(
         table = sweep(setup, prompts, own, max_new_tokens, seed, progress=progress, folder=folder)
         return table.join(pd.DataFrame(settings, columns=["role", "where", "multiple", "first token"]), on="setting")
 
-    first = next(iter(features))
-    steered = run([(role, where, multiple, start) for role in features for where in ways for multiple in strengths])
-    along = [where for where, method in ways.items() if not method.searches]
+    first, along = next(iter(features)), [where for where, method in ways.items() if not method.searches]
+    tried = [(role, where) for role in features for where in (ways if role == first else along)]
+    steered = run([(*one, multiple, start) for one in tried for multiple in strengths])
     clamped = run([(first, where, multiple, start) for where in along for multiple in strengths], "clamp")
     own = steered[steered["role"] == first]
     best = best_settings(own, by=["where"]).merge(own[["setting", "multiple"]].drop_duplicates())

