@@ -32,9 +32,11 @@ stored-rows: .venv/installed
 playground: .venv/installed
 	$(BIN)/voila notebooks/06_playground.ipynb $(ARGS)
 
+# Two processes of one thread each: what the tests compute is small, and more threads hardly help it.
+test: export OMP_NUM_THREADS := 1
 test: .venv/installed lint
-	$(BIN)/pytest
-	$(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=86400 notebooks
+	$(BIN)/pytest -n 2 --dist loadscope
+	$(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=86400 notebooks
 
 # Needs `make book` before, and chromium.
 browser-test: .venv/installed
