@@ -34,7 +34,7 @@ def sensitivities(table: pd.DataFrame, limit: float, tolerance: float = 0.3) -> 
     A strength works if its mean cross-entropy is within `tolerance` of the best mean of that method and hook point.
 
     Args:
-        table: From `studies.ablation_experiment`.
+        table: From `studies.ablation_experiment`, whose selection split is taken, or from `sweep`, with its columns.
         limit: Cross-entropy; methods whose best mean is not below it are left out, since they work at no strength.
         tolerance: In nats per token.
 
@@ -46,6 +46,8 @@ def sensitivities(table: pd.DataFrame, limit: float, tolerance: float = 0.3) -> 
     rows, numbers = [], ["strength", "cross_entropy", "relative_edit_norm"]
     limit, tolerance = finite_number("limit", limit), finite_number("tolerance", tolerance, 0)
     table = checked_table("table", table, ["ablated", "role", "method", *numbers[:2]], ["point", "relative_edit_norm"], numbers)
+    if "split" in table:  # held-out prompts saw the best settings only
+        table = table[table["split"] == "selection"]
     own = table[(table["ablated"] == "feature") & (table["strength"] > 0) & table["cross_entropy"].notna()]
     own = own.assign(method=methods_with_points(own))
     for (role, method), settings in own.groupby(["role", "method"], sort=False):
@@ -116,8 +118,8 @@ def sweep_in_words(table: pd.DataFrame, best: pd.DataFrame, steps: pd.DataFrame)
             "less than half of the prompts",
             f"Random directions leave it on under {counted['random, on']} settings, of which {counted['random, on, stories']} "
             "give them on half or more",
-            f"With {gradient.index.min():g} to {gradient.index.max():g} gradient steps it is {gradient.min():.0%} to "
-            f"{gradient.max():.0%}",
+            f"With {gradient.index.min():g} to {gradient.index.max():g} gradient steps it is "
+            + " to ".join(dict.fromkeys(f"{share:.0%}" for share in (gradient.min(), gradient.max()))),
         ]
         said.append(". ".join(sentences) + ".")
     return said

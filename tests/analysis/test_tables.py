@@ -86,7 +86,10 @@ def test_sensitivities_say_where_the_stretch_begins_and_whether_the_grid_ends_it
     assert lines.loc["single layer, point 0", ["from", "doublings"]].tolist() == [2.0, f"{0.3 + 0.3 / 4:.1f}"]
     assert lines.loc["many layers", ["from", "doublings"]].tolist() == [2.0, f"{1 + 0.2 / 3.8:.1f}+"]
     assert lines["relative edit norm"].tolist() == [0.2, 0.2]
-    assert sensitivities(made_up(), limit=1.25)["method"].tolist() == ["single layer, point 0"]
+    confirmed = made_up()
+    confirmed.loc[confirmed["split"] == "held out", "cross_entropy"] = 100.0
+    pd.testing.assert_frame_equal(sensitivities(confirmed, limit=4.0).set_index("method"), lines)
+    assert sensitivities(made_up(), limit=1.15)["method"].tolist() == ["single layer, point 0"]
 
 
 @pytest.mark.parametrize("name", ["selection", "held out"])
