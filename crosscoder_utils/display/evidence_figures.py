@@ -68,19 +68,21 @@ def method_dots(methods: pd.DataFrame) -> go.Figure:
     for kind, (colour, symbol) in _markers(list(methods["kind"].unique())).items():
         own = methods[methods["kind"] == kind]
         errors = {"array": own["high"] - own["stories"], "arrayminus": own["stories"] - own["low"], "thickness": 0.6}
+        size = 13 if symbol.startswith(("triangle", "star")) else 10  # those have less ink at one size
         line = {"width": 2} if symbol.endswith("-open") else {"color": "white", "width": 1}
         figure.add_scatter(
             x=own["at"], y=own["stories"], mode="markers", name=literal(kind), error_y=errors,
-            marker={"size": 10, "color": colour, "symbol": symbol, "line": line}, customdata=own[said], **dots,
+            marker={"size": size, "color": colour, "symbol": symbol, "line": line}, customdata=own[said], **dots,
         )  # fmt: skip
     rate = {"title": "share of fluent stories, held out", "tickformat": ".0%", "range": [-0.03, 1.03]}
     return figure.update_layout(xaxis=axis, yaxis=rate)
 
 
 def dose_curves(confirmed: pd.DataFrame, x: str, x_title: str, y_title: str) -> go.Figure:
-    """The share of prompts on which features reach their goal, by dose, with 95 % intervals, beside random directions.
+    """The share of prompts on which features reach their goal, by dose, beside random directions.
 
-    Solid lines are the features', dotted ones the means over random directions; crosses are the highest of their draws.
+    Solid lines are the features', with 95 % intervals, dotted ones the means over random directions; crosses are the highest
+    of their draws.
 
     Args:
         confirmed: Rows of `confirm`, of one goal, with columns `dictionary` and `x`. Other kinds of rows are left out.
@@ -94,8 +96,8 @@ def dose_curves(confirmed: pd.DataFrame, x: str, x_title: str, y_title: str) -> 
     x, x_title, y_title = (one_text(*one) for one in (("x", x), ("x_title", x_title), ("y_title", y_title)))
     shares = ["rate", "low", "high", "highest"]
     rows = _drawable("confirmed", confirmed, ["dictionary", "kind"], [x, *shares, "relative_edit_norm"])
-    drawn = {"feature": ("", "solid"), "random direction": (", random directions", "dot")}
-    rows = checked_table("the part of confirmed to draw", rows[rows["kind"].isin(drawn)]).sort_values(x, kind="stable")
+    rows = rows[rows["kind"].isin(["feature", "random direction"])].sort_values(x, kind="stable")
+    rows = checked_table("the part of confirmed to draw", rows)
     if (rows[x] <= 0).any():
         raise ValueError(f"column {x!r} of confirmed holds {rows[x].min():g}; doses on a logarithmic axis must be above 0")
     if rows.duplicated(["dictionary", "kind", x]).any():
@@ -103,15 +105,16 @@ def dose_curves(confirmed: pd.DataFrame, x: str, x_title: str, y_title: str) -> 
     figure = go.Figure(layout={"template": TEMPLATE, "height": 380})
     colours = dict(zip(rows["dictionary"].unique(), distinct_colours(rows["dictionary"].nunique())))
     for (name, kind), own in rows.groupby(["dictionary", "kind"], sort=False):
-        what, dash = drawn[kind]
-        shown = literal(f"{name}{what}")
+        is_own = kind == "feature"
+        shown = literal(name if is_own else f"{name}, random directions")
+        errors = {"array": own["high"] - own["rate"], "arrayminus": own["rate"] - own["low"], "thickness": 1}
         figure.add_scatter(
-            x=own[x], y=own["rate"], name=shown, mode="lines+markers", line={"color": colours[name], "dash": dash},
-            error_y={"array": own["high"] - own["rate"], "arrayminus": own["rate"] - own["low"], "thickness": 1},
+            x=own[x], y=own["rate"], name=shown, mode="lines+markers" if is_own else "lines",
+            line={"color": colours[name], "dash": "solid" if is_own else "dot"}, error_y=errors if is_own else None,
             customdata=own[["relative_edit_norm"]], meta={"customdata": ["relative_edit_norm"]},
             hovertemplate=f"{shown}<br>at %{{x:g}}: %{{y:.1%}}, relative edit norm %{{customdata[0]:.2f}}<extra></extra>",
         )  # fmt: skip
-        if kind == "random direction":
+        if not is_own:
             figure.add_scatter(
                 x=own[x], y=own["highest"], name=literal(f"{name}, highest draw"), mode="markers",
                 marker={"symbol": "x-thin-open", "size": 9, "color": colours[name], "line": {"width": 1.5}},

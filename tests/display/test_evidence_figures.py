@@ -100,7 +100,7 @@ def test_curves_of_a_feature_and_of_random_directions_with_their_highest_draw():
     own, random, highest = figure.data[3:]
     assert list(own.x) == [0.5, 1.0] and list(own.y) == [0.4, 0.8] and list(own.error_y.arrayminus) == [0.4, 0.8]
     assert list(random.y) == [0.1, 0.2] and list(highest.y) == [0.3, 0.3] and highest.mode == "markers"
-    assert own.line.dash == "solid" and random.line.dash == "dot"
+    assert own.line.dash == "solid" and random.line.dash == "dot" and random.error_y.array is None
     assert {own.line.color, random.line.color, highest.marker.color} == {COLOURS[1]} != {figure.data[0].line.color}
     assert figure.layout.xaxis.ticktext == ("0.5", "1") and figure.layout.yaxis.title.text == "stories"
     alone = confirmed().query("kind == 'feature'")
