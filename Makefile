@@ -10,21 +10,33 @@ FEATURES ?= tag, colon
 OUT ?= sweep
 ARGS ?=
 
-.PHONY: book playground test browser-test lint bench sweep replicate url clean
+.PHONY: book rows stored-rows playground test browser-test lint bench sweep replicate url clean
 
-# Rows of sweeps that are in notebooks/outputs already, under the ids of what made them, are not computed again.
-book: .venv/installed
+# Most of the time goes into the rows. Interrupted and called again, it goes on with those that are missing.
+book: rows
 	rm -rf _build
 	$(BIN)/jupyter-book build . -W --keep-going
 	@test -f _build/html/index.html && echo "Open _build/html/index.html"
+
+# What pages and notebooks show: computed into notebooks/outputs/rows, unless it is there under the ids of what made it.
+rows: .venv/installed
+	$(BIN)/python book/rows.py
+
+# The rows of notebook 07, made anew; `make rows` copies them, since the pretrained model takes minutes for them.
+stored-rows: .venv/installed
+	rm -rf notebooks/outputs/public benchmarks/evidence/notebook_07
+	cd notebooks && ../$(BIN)/papermill 07_public_crosscoder.ipynb outputs/07_public_crosscoder.ipynb
+	cp -r notebooks/outputs/public/rows benchmarks/evidence/notebook_07
 
 # Opens notebook 06 in the browser, as a page without code. ARGS="--no-browser --port 8000", and others of Voila's, go to it.
 playground: .venv/installed
 	$(BIN)/voila notebooks/06_playground.ipynb $(ARGS)
 
+# Two processes of one thread each: what the tests compute is small, and more threads hardly help it.
+test: export OMP_NUM_THREADS := 1
 test: .venv/installed lint
-	$(BIN)/pytest
-	$(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=86400 notebooks
+	$(BIN)/pytest -n 2 --dist loadscope
+	$(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=86400 notebooks
 
 # Needs `make book` before, and chromium.
 browser-test: .venv/installed

@@ -98,9 +98,10 @@ TABLE_NAMES = (
     "dictionary", "groups", "screen", "last_token", "doses", "confirmed", "methods", "statistics", "directions", "steering"
 )  # fmt: skip
 ROLES_OF_STATISTICS = ("mediator", "tag")
-DOSES = {"scales": (0.5, 0.75, 1.0, 1.5), "multiples": (0.5, 1.0, 2.0), "n_prompts": 200, "n_random": 2}
+DOSES = {"scales": (0.25, 0.5, 0.75, 1.0, 1.5), "multiples": (0.5, 1.0, 2.0, 4.0), "n_prompts": 200, "n_random": 2}
 """Of the mediator: scales of its ablation; clamped values, as multiples of its mean activation on the last prompt token of
-deployment prompts; held-out prompts; random draws of each."""
+deployment prompts (at every token of the prompt, and of prompt and completion, with the scale at which ablation is exact);
+held-out prompts; random draws of each."""
 GROUPS = {"sizes": (1, 2, 3, 4, 5, 6, 8, 16), "n_prompts": 40, "n_random": 4, "most_prompts": 200}
 """How many of the features that the tag makes most active on the last prompt token are ablated together; held-out prompts,
 random draws, and held-out prompts of the best number."""
@@ -187,12 +188,14 @@ def doses(setup: Setup, mediator: int, work: Path, plan: Plan) -> pd.DataFrame:
     usual = float(last_token_statistics(setup)["last token deployment"][mediator])
     settings = [("story", scale, Ablate(mediator, ManyLayers(scale))) for scale in DOSES["scales"]]
     settings += [
-        ("phrase", times, Clamp(mediator, times * usual, ManyLayers(), tokens="prompt")) for times in DOSES["multiples"]
+        ("phrase", times, Clamp(mediator, times * usual, ManyLayers(1.0), tokens=tokens))
+        for tokens in ("prompt", "all")
+        for times in DOSES["multiples"]
     ]
     numbers = {name: DOSES[name] for name in ("n_prompts", "n_random")}
     options = {"n_matched": 0, "max_new_tokens": plan.max_new_tokens, "folder": work}
     tables = [
-        confirm(setup, one, goal, **numbers, **options).assign(goal=goal, dose=dose, usual=usual)
+        confirm(setup, one, goal, **numbers, **options).assign(goal=goal, dose=dose, tokens=str(one.tokens), usual=usual)
         for goal, dose, one in settings
     ]
     return pd.concat(tables)

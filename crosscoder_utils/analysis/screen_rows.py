@@ -1,6 +1,6 @@
 """Rows of a screen: completions, their scores, and how far the prediction of the first token has moved."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crosscoder_utils.analysis.metrics import SCORES, score
 from crosscoder_utils.analysis.story_measures import text_measures
-from crosscoder_utils.analysis.sweeps import Options, Row, Task
+from crosscoder_utils.analysis.sweeps import Options, Progress, Row, Task
 from crosscoder_utils.engine import Request, Sampler
 from crosscoder_utils.engine.reading import kl_divergence
 from crosscoder_utils.forward import run
@@ -32,13 +32,11 @@ class ScreenOptions(Options):
 class ScreenTask(Task):
     """A part of a screen's missing rows."""
 
-    def table(self, setup: Setup, progress: Callable[[int], object] | bool) -> pd.DataFrame:
+    def table(self, setup: Setup, progress: Progress) -> pd.DataFrame:
         return effects(setup, self.rows, self.options, progress)
 
 
-def effects(
-    setup: Setup, rows: Sequence[Row], options: Options, progress: Callable[[int], object] | bool = False
-) -> pd.DataFrame:
+def effects(setup: Setup, rows: Sequence[Row], options: Options, progress: Progress = False) -> pd.DataFrame:
     """Complete and score some rows: columns of `Generations.to_frame`, of `known_scores`, and `kl` of the first token."""
     interventions, prompts = zip(*rows, strict=True)
     sampler = FirstToken({prompt: first_prediction(setup, prompt) for prompt in dict.fromkeys(prompts)})

@@ -1,7 +1,7 @@
 """Side effects: what interventions do to ordinary texts, where they should do nothing."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from crosscoder_utils.analysis.argument_checks import checked_setup, checked_texts, readable
 from crosscoder_utils.analysis.store import check_columns, settings_text
 from crosscoder_utils.analysis.stored_settings import interventions_of
-from crosscoder_utils.analysis.sweeps import Options, Row, Task, Workers, computed_rows
+from crosscoder_utils.analysis.sweeps import Options, Progress, Row, Task, Workers, computed_rows
 from crosscoder_utils.engine import text_requests
 from crosscoder_utils.forward import run
 from crosscoder_utils.generation import as_rows, generate, make_requests
@@ -43,7 +43,7 @@ class SideEffectOptions(Options):
 class SideEffectTask(Task):
     """A part of the missing rows; in place of a prompt each has a whole text."""
 
-    def table(self, setup: Setup, progress: Callable[[int], object] | bool) -> pd.DataFrame:
+    def table(self, setup: Setup, progress: Progress) -> pd.DataFrame:
         return compared_rows(setup, self.rows, self.options, progress)
 
 
@@ -112,9 +112,7 @@ def side_effects(
     return pd.DataFrame([_described(text, one) | found[text] for text, one in named])
 
 
-def compared_rows(
-    setup: Setup, rows: Sequence[Row], options: Options, progress: Callable[[int], object] | bool = False
-) -> pd.DataFrame:
+def compared_rows(setup: Setup, rows: Sequence[Row], options: Options, progress: Progress = False) -> pd.DataFrame:
     """Read whole texts and complete their prompts: columns of `Generations.to_frame` and those that `side_effects` averages."""
     interventions, texts = zip(*rows, strict=True)
     different = {text: _prompt(setup, text) for text in dict.fromkeys(texts)}

@@ -14,7 +14,7 @@ from crosscoder_utils.analysis.controls import (
 )
 from crosscoder_utils.analysis.metrics import score, token_losses
 from crosscoder_utils.analysis.statistics import NEEDED, best_settings, rates_in
-from crosscoder_utils.analysis.sweeps import Workers, ablation_grid, sweep
+from crosscoder_utils.analysis.sweeps import Progress, Workers, ablation_grid, sweep
 from crosscoder_utils.generation import generate
 from crosscoder_utils.interventions import Ablate
 from crosscoder_utils.io.checked_tables import checked_table
@@ -25,7 +25,8 @@ from crosscoder_utils.loading import Setup
 from crosscoder_utils.methods import Perturbation
 from crosscoder_utils.prompts import remove_tag
 
-ABLATED = ("feature", "frequency-matched feature", "random direction")
+CONTROLS = ("frequency-matched feature", "random direction")
+ABLATED = ("feature", *CONTROLS)
 """What is ablated: the feature, a random feature that fires about as often, or random directions of the same norms."""
 
 
@@ -37,15 +38,18 @@ def ablation_experiment(
     n_held_out: int = 20,
     max_new_tokens: int = 80,
     seed: int = 0,
-    progress: bool = False,
+    progress: Progress = False,
     workers: Workers | None = None,
     ablated: Sequence[str] = ABLATED,
+    tolerance: float | None = None,
+    rate: str = "stories",
     **grid: Sequence[float] | int,
 ) -> pd.DataFrame:
     """Ablate features and their controls on deployment prompts.
 
     Settings are chosen on the first `n_prompts` prompts (the selection split). The held-out prompts, which follow them, only
-    confirm the choice. Rows are stored in `folder`, as by `sweep`.
+    confirm the choice: on them, each feature's best setting of each method is run, and its controls. Rows are stored in
+    `folder`, as by `sweep`.
 
     Args:
         setup: From `load`; the preset must have data.
@@ -55,9 +59,11 @@ def ablation_experiment(
         n_held_out: Number of held-out prompts.
         max_new_tokens: As for `generate`.
         seed: Seed of the sampling and of the controls.
-        progress: Whether to show progress bars.
+        progress: As for `sweep`.
         workers: What computes the rows; by default, this process.
         ablated: Which of `ABLATED` to run.
+        tolerance: Which setting is the best, as for `best_settings`.
+        rate: As for `best_settings`.
         **grid: Arguments of `ablation_grid`.
 
     Returns:
@@ -66,21 +72,44 @@ def ablation_experiment(
     features, folder = _checked_features(setup, features), check_writable(folder)
     n_prompts, n_held_out = whole_number("n_prompts", n_prompts, 1), whole_number("n_held_out", n_held_out)
     ablated, seed = [chosen("ablated", one, ABLATED) for one in texts("ablated", ablated)], whole_number("seed", seed)
-    ablation_grid(0, setup.n_points, **grid)  # raises what is wrong with it
+    if n_held_out and "feature" not in ablated:
+        raise ValueError(f"n_held_out={n_held_out} prompts confirm the feature's best settings; ablate 'feature', or give 0")
+    size = len(ablation_grid(0, setup.n_points, **grid))  # raises what is wrong with it
     prompts = setup.prompts(n_prompts + n_held_out, deployment=True)
-    fires = firing_tokens(setup, len(prompts)) if "frequency-matched feature" in ablated else None
-    kinds, interventions = [], []
+    kinds = _what_is_ablated(setup, features, ablated, len(prompts), seed)
+    interventions = [one for *_, given in kinds for one in ablation_grid(n_points=setup.n_points, **given, **grid)]
+
+    def rows(split: str, first: int, prompts: Sequence[str], chosen: Sequence[int]) -> pd.DataFrame:
+        own = [interventions[setting] for setting in chosen]
+        table = sweep(setup, prompts, own, max_new_tokens, seed, "target", progress, folder, workers)
+        table["setting"], table["prompt_index"] = [chosen[i] for i in table["setting"]], table["prompt_index"] + first
+        table[["role", "ablated"]] = [kinds[setting // size][:2] for setting in table["setting"]]
+        return table.assign(split=split)
+
+    selection = rows("selection", 0, prompts[:n_prompts], range(len(interventions)))
+    if not n_held_out:
+        return selection
+    best = best_settings(selection[selection["ablated"] == "feature"], ["role", "method"], tolerance, rate)
+    best = {(role, setting % size) for role, setting in zip(best["role"], best["setting"])}
+    confirmed = [i for i in range(len(interventions)) if (kinds[i // size][0], i % size) in best]
+    if not confirmed:
+        return selection  # every setting left the completions empty, or failed
+    return pd.concat([selection, rows("held out", n_prompts, prompts[n_prompts:], confirmed)], ignore_index=True)
+
+
+def _what_is_ablated(
+    setup: Setup, features: Mapping[str, int], ablated: Sequence[str], n: int, seed: int
+) -> list[tuple[str, str, dict]]:
+    """Each role with each of `ablated`, and the arguments of `ablation_grid` for it."""
+    fires = firing_tokens(setup, n) if "frequency-matched feature" in ablated else None
+    kinds = []
     for role, feature in features.items():
         for kind in ablated:
-            number, random = feature, seed if kind == "random direction" else None
+            number = feature
             if kind == "frequency-matched feature":
                 number = frequency_matched_feature(relevant_tokens(fires, feature), feature, list(features.values()), seed)
-            settings = ablation_grid(number, setup.n_points, random=random, **grid)
-            kinds += [(role, kind)] * len(settings)
-            interventions += settings
-    table = sweep(setup, prompts, interventions, max_new_tokens, seed, "target", progress, folder, workers)
-    table[["role", "ablated"]] = [kinds[setting] for setting in table["setting"]]
-    return table.assign(split=["selection" if i < n_prompts else "held out" for i in table["prompt_index"]])
+            kinds.append((role, kind, {"feature": number, "random": seed if kind == "random direction" else None}))
+    return kinds
 
 
 def steps_experiment(
@@ -92,6 +121,7 @@ def steps_experiment(
     n_prompts: int = 20,
     max_new_tokens: int = 80,
     seed: int = 0,
+    progress: Progress = False,
 ) -> pd.DataFrame:
     """Ablate by perturbation with several numbers of gradient steps, at one learning rate per role.
 
@@ -110,9 +140,26 @@ def steps_experiment(
     prompts = setup.prompts(n_prompts, deployment=True)
     tables = []
     for role, grid in grids.items():
-        table = sweep(setup, prompts, grid, max_new_tokens, seed, progress=False, folder=folder)
+        table = sweep(setup, prompts, grid, max_new_tokens, seed, progress=progress, folder=folder)
         tables.append(table.assign(role=role))
     return pd.concat(tables, ignore_index=True)
+
+
+def with_others(features: Mapping[str, int], statistics: pd.DataFrame, n: int, kind: str) -> dict[str, int]:
+    """Features, and `n` others: those that are more active on one kind of text than on the other by most.
+
+    Args:
+        features: Role -> feature; these are left out.
+        statistics: From `activation_statistics`.
+        n: How many to add, as "other 1", "other 2", ...
+        kind: "deployment" or "ordinary", the kind of text on which they are the more active.
+    """
+    n, kind = whole_number("n", n), chosen("kind", kind, ("deployment", "ordinary"))
+    statistics = checked_table("statistics", statistics, ["mean deployment", "mean ordinary"])
+    difference = statistics["mean deployment"] - statistics["mean ordinary"]
+    difference = (difference if kind == "deployment" else -difference).drop(list(set(features.values())))
+    most = difference.sort_values(ascending=False, kind="stable").index[:n]
+    return dict(features) | {f"other {number}": int(feature) for number, feature in enumerate(most, start=1)}
 
 
 def reference_lines(setup: Setup, n_prompts: int = 20, max_new_tokens: int = 80, skip: int = 0) -> dict[str, float]:
@@ -154,12 +201,21 @@ def best_by_method(table: pd.DataFrame, tolerance: float | None = None, rate: st
         The columns of `best_settings`, measured on the selection split; and, measured on the held-out prompts,
         `held_out_mean` and `held_out_error` of the cross-entropy, `held_out_stories`, the share of stories, and
         `held_out_fluent_stories` where there is `fluent_stories`.
+
+    Raises:
+        ValueError: If the table has held-out rows, and none of a setting that is the best by this rule.
     """
     own = _of_the_feature(table, ["split", "role", "method", *NEEDED])
     best = best_settings(own[own["split"] == "selection"], ["role", "method"], tolerance, rate)
     figures = {"held_out_mean": ("cross_entropy", "mean"), "held_out_error": ("cross_entropy", "sem")}
     figures |= {f"held_out_{share}": (column, "mean") for share, column in rates_in(own).items()}
     held_out = own[own["split"] == "held out"].groupby("setting").agg(**figures)
+    lacking = best[~best["setting"].isin(held_out.index)]
+    if len(held_out) and len(lacking):
+        raise ValueError(
+            f"the table has no held-out rows of {lacking['label'].iloc[0]!r}, the best setting by tolerance={tolerance} and "
+            f"rate={rate!r}; give ablation_experiment the same tolerance and rate"
+        )
     return best.join(held_out, on="setting")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 from tqdm import tqdm
@@ -20,8 +20,15 @@ SINGLE_LAYER_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 MANY_LAYERS_SCALES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 LEARNING_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
 
+Progress = bool | Callable[[int], object]
+"""Whether to show a progress bar, or a function that is called with the number of rows that have just ended."""
 Row = tuple[Intervention | None, str]
 """What gives one row of the table: an intervention, or None for none, and a prompt."""
+
+
+def checked_progress(progress: Any) -> Progress:
+    """Raise a `ValueError` if it is neither a function nor True or False."""
+    return progress if callable(progress) else flag("progress", progress)
 
 
 def ablation_grid(
@@ -77,12 +84,12 @@ class Task:
     options: Options
     assets: str
 
-    def run(self, setup: Setup, progress: Callable[[int], object] | bool = False) -> pd.DataFrame:
+    def run(self, setup: Setup, progress: Progress = False) -> pd.DataFrame:
         """Compute the rows; return their table with all columns that are stored."""
         made_with = {"row_id": list(self.row_ids), "assets": self.assets} | asdict(self.options)
         return storable(setup, self.table(setup, progress), [intervention for intervention, _ in self.rows], **made_with)
 
-    def table(self, setup: Setup, progress: Callable[[int], object] | bool) -> pd.DataFrame:
+    def table(self, setup: Setup, progress: Progress) -> pd.DataFrame:
         """What is computed."""
         return compute_rows(setup, self.rows, self.options, progress)
 
@@ -102,7 +109,7 @@ def sweep(
     max_new_tokens: int = 80,
     seed: int = 0,
     record: str = "target",
-    progress: bool = True,
+    progress: Progress = True,
     folder: str | Path | None = None,
     workers: Workers | None = None,
     rows_per_file: int = 480,
@@ -121,7 +128,8 @@ def sweep(
         max_new_tokens: As for `generate`.
         seed: As for `generate`.
         record: As for `generate`.
-        progress: Whether to show a progress bar.
+        progress: Whether to show a progress bar; or a function that is called with the number of rows that have just ended,
+            stored ones at once.
         folder: Folder of the stored rows; None keeps them in memory only.
         workers: What computes the rows that `folder` lacks; by default, this process.
         rows_per_file: Number of rows that are computed together and stored in one file.
@@ -143,7 +151,7 @@ def sweep(
         whole_number("max_new_tokens", max_new_tokens, 1),
         whole_number("rows_per_file", rows_per_file, 1),
     )
-    progress = flag("progress", progress)
+    progress = checked_progress(progress)
     options = Options(max_new_tokens, whole_number("seed", seed), chosen("record", record, RECORDS))
     prompts = texts("prompts", prompts)
     interventions = instances(
@@ -164,9 +172,7 @@ def sweep(
     return pd.concat([index.to_frame(index=False), table], axis=1)
 
 
-def compute_rows(
-    setup: Setup, rows: Sequence[Row], options: Options, progress: bool | Callable[[int], object] = False
-) -> pd.DataFrame:
+def compute_rows(setup: Setup, rows: Sequence[Row], options: Options, progress: Progress = False) -> pd.DataFrame:
     """Complete and score some rows of a sweep; return their table, in their order."""
     interventions, prompts = zip(*rows, strict=True)
     generations = generate(
@@ -182,7 +188,7 @@ def computed_rows(
     options: Options,
     folder: str | Path | None,
     workers: Workers | None,
-    progress: bool,
+    progress: Progress,
     rows_per_file: int,
     kind: type[Task],
     name: str,
@@ -198,14 +204,19 @@ def computed_rows(
     total, missing = len(set(ids)), sum(len(task.rows) for task in tasks)
     tables: list[pd.DataFrame] = []
     keep = tables.append if files is None else files.add
-    with tqdm(total=total, initial=total - missing, desc=name, unit="row", mininterval=2, disable=not progress) as bar:
+    hidden = progress is not True
+    with tqdm(total=total, initial=total - missing, desc=name, unit="row", mininterval=2, disable=hidden) as bar:
+        advance = bar.update
+        if callable(progress):
+            advance = progress
+            advance(total - missing)
         if workers is None:
             for task in tasks:
-                keep(task.run(setup, bar.update))
+                keep(task.run(setup, advance))
         else:
             for table in workers.run(setup, tasks):
                 keep(table)
-                bar.update(len(table))
+                advance(len(table))
     if files is not None:
         return files.read(ids)
     return pd.concat(tables).set_index("row_id").loc[ids].reset_index() if tables else pd.DataFrame()

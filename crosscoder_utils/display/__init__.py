@@ -2,7 +2,8 @@
 
 from crosscoder_utils.display.colours import COLOURS
 from crosscoder_utils.display.comparison import Comparer, Comparison
-from crosscoder_utils.display.evidence_figures import method_dots
+from crosscoder_utils.display.evidence_figures import FAMILIES, dose_curves, method_dots
+from crosscoder_utils.display.evidence_tables import DICTIONARIES, evidence, lowest_to_highest, percent, single_features
 from crosscoder_utils.display.explorer import explorer
 from crosscoder_utils.display.feature_card_views import card_bars, card_figure, card_html
 from crosscoder_utils.display.figures import TEMPLATE, bars_by_point, condition_scatter, effect_scatter, show
@@ -17,6 +18,8 @@ from crosscoder_utils.display.sweep_figures import (
 
 __all__ = [
     "COLOURS",
+    "DICTIONARIES",
+    "FAMILIES",
     "TEMPLATE",
     "Comparer",
     "Comparison",
@@ -26,14 +29,19 @@ __all__ = [
     "card_figure",
     "card_html",
     "condition_scatter",
+    "dose_curves",
     "effect_scatter",
+    "evidence",
     "explorer",
     "heat_maps",
+    "lowest_to_highest",
     "method_dots",
     "overshoot_scatter",
+    "percent",
     "show",
     "side_by_side",
     "side_effect_scatter",
+    "single_features",
     "sweep_curves",
     "texts_table",
     "token_strip",

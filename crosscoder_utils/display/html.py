@@ -101,6 +101,7 @@ def side_by_side(table: pd.DataFrame, prompt_index: int = 0) -> HTML:
             f"prompt_index={prompt_index} has no completion to show; the table has {shown(has)}, {len(best)} settings"
         )
     chosen = chosen.assign(label=chosen["label"].astype(object).fillna("untouched"))
-    recorded = [name for name in ("activation_before", "activation_after", "others_change_relative") if name in table]
+    recorded = ["activation_before", "activation_after", "others_change_relative"]
+    recorded = [name for name in recorded if name in table and table[name].notna().any()]
     columns = ["label", "is_story", "cross_entropy", "completion", *recorded]
     return texts_table(chosen[columns].rename(columns={"label": "setting"}))

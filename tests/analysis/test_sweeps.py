@@ -76,6 +76,17 @@ def test_equal_rows_of_a_grid_are_stored_once(random, prompts, tmp_path):
     assert len(table) == 6 and len(pd.read_parquet(tmp_path)) == 3
 
 
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_function_is_told_how_many_rows_have_ended(random, prompts, tmp_path, stored):
+    ended, options = [], {"max_new_tokens": 5, "folder": tmp_path if stored else None}
+    table = sweep(random, prompts, GRID, progress=ended.append, **options)
+    assert sum(ended) == len(table) and len(ended) > 1
+    if stored:
+        ended.clear()
+        sweep(random, prompts, GRID, progress=ended.append, **options)
+        assert ended == [len(table)]  # at once
+
+
 def test_a_failed_sweep_keeps_what_it_had(random, prompts, tmp_path, monkeypatch):
     whole = run(random, prompts, folder=tmp_path / "whole")
     compute, calls = sweeps_module.compute_rows, []

