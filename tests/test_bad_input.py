@@ -278,7 +278,7 @@ def test_arguments_of_generate(random, arguments, match):
         {"progress": np.False_},
         {"memory_gb": np.int64(2)},
     ],
-    ids=str,
+    ids=lambda one: str(one).split(" at 0x")[0],  # the same in every process
 )
 def test_what_generate_takes(random, arguments):
     given = {"prompts": PROMPT, "max_new_tokens": 2} | copy.deepcopy(arguments)  # iterators are used up
