@@ -78,6 +78,10 @@ def steering_study(
         max_new_tokens: As for `generate`.
         seed: As for `generate`.
         progress: As for `sweep`.
+
+    Raises:
+        ValueError: If an argument is out of range, or a first token lies outside a prompt; before anything is computed.
+        IndexError: If the crosscoder has no such feature.
     """
     n_features = checked_setup(setup).crosscoder.n_features
     features = mapped("features", features, lambda _, one: checked_feature(one, n_features), "roles to features")
@@ -85,6 +89,10 @@ def steering_study(
     ways = {f"point {point}": SingleLayer(point) for point in range(setup.n_points)} | {"all points": ManyLayers(1.0)}
     ways |= {"perturbation": Perturbation(learning_rate)}
     prompts = setup.prompts(whole_number("n_prompts", n_prompts, 1), deployment=True)
+    for one in (start, *starts):
+        scope = from_marker(setup.preset.story_marker, one)
+        for prompt in prompts:
+            scope.bounds(prompt, setup.tokenizer)  # raises where there is no such token
     statistics = activation_statistics(conditions(setup, N_TEXTS))
     features = with_others(features, statistics, n_candidates, "ordinary")
     usual = statistics["mean ordinary"] / statistics["fires ordinary"]

