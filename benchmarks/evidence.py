@@ -20,6 +20,7 @@ from crosscoder_utils import (
     NaturalPerturbation,
     Patch,
     Setup,
+    encode_texts,
     feature_statistics,
     find_features,
     load,
@@ -95,7 +96,8 @@ PLANS = {
     ),
 }
 TABLE_NAMES = (
-    "dictionary", "groups", "screen", "last_token", "doses", "confirmed", "methods", "statistics", "directions", "steering"
+    "dictionary", "firing", "groups", "screen", "last_token", "doses", "confirmed", "methods", "statistics", "directions",
+    "steering",
 )  # fmt: skip
 ROLES_OF_STATISTICS = ("mediator", "tag")
 DOSES = {"scales": (0.25, 0.5, 0.75, 1.0, 1.5), "multiples": (0.5, 1.0, 2.0, 4.0), "n_prompts": 200, "n_random": 2}
@@ -162,6 +164,7 @@ def tables(
 
     return {
         "dictionary": lambda: dictionary(setup, name, features),
+        "firing": lambda: firing(setup, features),
         "groups": lambda: groups(setup, work, plan, numbers),
         "screen": lambda: pd.concat([screened(setup, scale, plan) for scale in plan.scales]),
         "last_token": lambda: last_token(setup, screen_rows()),
@@ -181,6 +184,18 @@ def dictionary(setup: Setup, name: str, features: dict[str, int]) -> pd.DataFram
     row = {"dictionary": name, "n_features": setup.crosscoder.n_features, "fvu": measured.fvu.max(), "l0": measured.l0}
     row |= {"weights": Path(setup.preset.model).name, "digest": setup.crosscoder.digest()}  # of what made the tables
     return pd.DataFrame([row | features])
+
+
+def firing(setup: Setup, features: dict[str, int]) -> pd.DataFrame:
+    """On how many tokens of held-out prompts with the tag each role's feature fires, and whether on the last one."""
+    fires = [text.activations > 0 for text in encode_texts(setup, setup.prompts(40, deployment=True))]
+    rows = [
+        {"role": role, "feature": feature}
+        | {"tokens": sum(int(one[:, feature].sum()) for one in fires) / len(fires)}
+        | {"on_last_token": sum(bool(one[-1, feature]) for one in fires) / len(fires)}
+        for role, feature in features.items()
+    ]
+    return pd.DataFrame(rows).assign(prompt_tokens=sum(map(len, fires)) / len(fires))
 
 
 def doses(setup: Setup, mediator: int, work: Path, plan: Plan) -> pd.DataFrame:
