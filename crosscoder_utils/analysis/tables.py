@@ -114,11 +114,11 @@ def sweep_in_words(table: pd.DataFrame, best: pd.DataFrame, steps: pd.DataFrame)
             f"**{role}.** On held-out prompts the best settings give stories on "
             + ", ".join(f"{share:.0%} ({method})" for method, share in zip(own["method"], own["held_out_stories"])),
             f"At any setting, {' and '.join(controls)}" if controls else "There were no controls",
-            f"The feature is off on average in {counted['off']} settings, of which {counted['off, few stories']} give them on "
-            "less than half of the prompts",
+            f"The feature is off on average in {counted['off']} settings, of which {counted['off, few stories']} give stories "
+            "on less than half of the prompts",
             f"Random directions leave it on under {counted['random, on']} settings, of which {counted['random, on, stories']} "
-            "give them on half or more",
-            f"With {gradient.index.min():g} to {gradient.index.max():g} gradient steps it is "
+            "give stories on half or more",
+            f"With {gradient.index.min():g} to {gradient.index.max():g} gradient steps, stories come on "
             + " to ".join(dict.fromkeys(f"{share:.0%}" for share in (gradient.min(), gradient.max()))),
         ]
         said.append(". ".join(sentences) + ".")

@@ -3,7 +3,14 @@
 from crosscoder_utils.display.colours import COLOURS
 from crosscoder_utils.display.comparison import Comparer, Comparison
 from crosscoder_utils.display.evidence_figures import FAMILIES, dose_curves, method_dots
-from crosscoder_utils.display.evidence_tables import DICTIONARIES, evidence, lowest_to_highest, percent, single_features
+from crosscoder_utils.display.evidence_tables import (
+    DICTIONARIES,
+    evidence,
+    lowest_to_highest,
+    percent,
+    single_features,
+    unseen_prompts,
+)
 from crosscoder_utils.display.explorer import explorer
 from crosscoder_utils.display.feature_card_views import card_bars, card_figure, card_html
 from crosscoder_utils.display.figures import TEMPLATE, bars_by_point, condition_scatter, effect_scatter, show
@@ -46,4 +53,5 @@ __all__ = [
     "texts_table",
     "token_strip",
     "token_strips",
+    "unseen_prompts",
 ]

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
+from crosscoder_utils.analysis.statistics import wilson_interval
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.files import user_path
 from crosscoder_utils.io.validation import finite_number, mapped, numbers, one_text
@@ -50,6 +52,36 @@ def single_features(steering: pd.DataFrame) -> pd.DataFrame:
     """The rows of a table "steering" in which a single feature is turned up, with their controls; not those of pairs."""
     steering = checked_table("steering", steering, ["features"])
     return steering[~steering["features"].astype(str).str.contains("+", regex=False)]
+
+
+_COUNTED = ["prompts", "n_features", "rate"]
+
+
+class Share(NamedTuple):
+    """A share of prompts and its 95 % interval."""
+
+    rate: float
+    low: float
+    high: float
+    n: int
+
+
+def unseen_prompts(groups: pd.DataFrame) -> Share:
+    """What the best group of features does on the prompts that had no say in its size.
+
+    Args:
+        groups: The table "groups" of one model: the size was chosen on its smaller number of prompts, the first of the
+            larger one.
+    """
+    groups = checked_table(
+        "groups", groups, ["kind", "prompts", "n_features", "rate"], numbers=["prompts", "n_features", "rate"]
+    )
+    own = groups[groups["kind"] == "feature"]
+    [best] = own[own["prompts"] == own["prompts"].max()].to_dict("records")
+    chosen_on = own[(own["n_features"] == best["n_features"]) & (own["prompts"] < best["prompts"])].iloc[0]
+    n = int(best["prompts"] - chosen_on["prompts"])
+    successes = round(best["rate"] * best["prompts"]) - round(chosen_on["rate"] * chosen_on["prompts"])
+    return Share(successes / n, *wilson_interval(successes, n), n)
 
 
 def percent(share: float) -> str:

@@ -77,7 +77,7 @@ def test_what_is_said_is_what_is_there():
     )
     assert "At any setting, random directions on up to 33%." in said and "matched" not in said
     assert "off on average in 4 settings, of which 0 give" in said
-    assert "With 1 to 60 gradient steps it is 50% to 100%" in said
+    assert "With 1 to 60 gradient steps, stories come on 50% to 100%" in said
 
 
 def test_sensitivities_say_where_the_stretch_begins_and_whether_the_grid_ends_it():

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crosscoder_utils.display import DICTIONARIES, evidence, lowest_to_highest, percent, single_features
+from crosscoder_utils.analysis import wilson_interval
+from crosscoder_utils.display import DICTIONARIES, evidence, lowest_to_highest, percent, single_features, unseen_prompts
 
 
 def test_tables_of_several_dictionaries_are_one(tmp_path):
@@ -44,3 +45,13 @@ def test_single_features_are_no_pairs():
     steering = pd.DataFrame({"features": [3, "3+5", "12"], "rate": [0.1, 0.9, 0.2]})
     assert single_features(steering)["rate"].tolist() == [0.1, 0.2]
     assert len(single_features(steering[:1])) == 1  # a column of numbers
+
+
+def test_prompts_that_chose_nothing_are_counted_alone():
+    """40 prompts chose the size: 33 of them, and 156 of the 200 that they are the first of."""
+    rows = [("feature", 40, 2, 0.5), ("feature", 40, 4, 33 / 40), ("random direction", 40, 4, 0.1), ("feature", 200, 4, 0.78)]
+    share = unseen_prompts(pd.DataFrame(rows, columns=["kind", "prompts", "n_features", "rate"]))
+    assert share.n == 160 and share.rate == pytest.approx(123 / 160)
+    assert (share.low, share.high) == wilson_interval(123, 160)
+    with pytest.raises(ValueError, match="rate"):
+        unseen_prompts(pd.DataFrame(rows, columns=["kind", "prompts", "n_features", "share"]))
