@@ -5,7 +5,7 @@
   const ALL = "all methods";
   const [HEIGHT, LEFT, RIGHT, TOP, BOTTOM, NEAR] = [360, 58, 14, 16, 48, 18]; // pixels
   const unique = (values) => [...new Set(values)];
-  const percent = (share) => (share === null ? "–" : `${+(100 * share).toFixed(1)} %`);
+  const percent = (share) => (share === null ? "–" : `${+(100 * share).toFixed(1)}%`);
   const size = (edit) => (edit === null ? "not recorded" : edit === 0 ? "none" : `${+edit.toPrecision(3)}`);
 
   const element = (name, attributes = {}, ...content) => {
@@ -84,13 +84,13 @@
 
   // ---- A page.
   const start = (page) => {
-    const { features, settings, verdicts, colours } = JSON.parse(page.querySelector("script[type='application/json']").textContent);
+    const { features, settings, verdicts, colours, order } = JSON.parse(page.querySelector("script[type='application/json']").textContent);
     const find = (name) => page.querySelector(name), say = (name, text) => (find(`[data-say=${name}]`).textContent = text);
     const control = Object.fromEntries([...page.querySelectorAll("[data-choose]")].map((c) => [c.dataset.choose, c]));
     const all = settings.map(([id, feature, ablated, method, label, shares]) => ({ id, feature, ablated, method, label, shares }));
     const several = unique(features.map(([model]) => model)).length > 1;
     const names = features.map(([model, role]) => (several ? `${model}: ${role}` : role));
-    const methods = unique(all.map((one) => one.method)).sort();
+    const methods = unique([...order, ...all.map((one) => one.method).sort()]);
     const colourOf = (method) => { // beyond the palette, rings in the same colours
       const number = methods.indexOf(method);
       return [colours.methods[number % colours.methods.length], number < colours.methods.length];
@@ -123,10 +123,8 @@
       }
     };
 
-    const fill = (select, entries, value) => {
-      select.replaceChildren(...entries.map(([text, own]) => new Option(text, own)));
-      select.value = value;
-    };
+    const fill = (select, entries, value) =>
+      select.replaceChildren(...entries.map(([text, own]) => new Option(text, own, false, own === value)));
     const known = (edit) => edit ?? Infinity;
     const best = (ones) => ones.reduce((a, b) => (b.share > a.share || (b.share === a.share && known(b.edit) < known(a.edit)) ? b : a));
 
@@ -166,7 +164,9 @@
     const list = () => {
       const groups = unique(shown.map((one) => one.method)).map((method) => {
         const ofMethod = shown.filter((one) => one.method === method);
-        const own = ({ label }) => (label.startsWith(`${method}, `) ? label.slice(method.length + 2) : label);
+        const pieces = ({ label }) => (label.startsWith(`${method}, `) ? label.slice(method.length + 2) : label).split(", ");
+        const shared = ofMethod.length < 2 ? [] : pieces(ofMethod[0]).filter((one) => ofMethod.every((other) => pieces(other).includes(one)));
+        const own = (one) => pieces(one).filter((piece) => !shared.includes(piece)).join(", ");
         const options = ofMethod.map((one) => new Option(`${percent(one.share)} · ${size(one.edit)} · ${own(one)}`, one.id));
         return element("optgroup", { label: method }, ...options);
       });

@@ -17,6 +17,7 @@ from crosscoder_utils.display.colours import HUES
 from crosscoder_utils.display.html import escaped
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.validation import instance, mapped, one_text
+from crosscoder_utils.methods import METHODS
 
 _DEFAULTS = {"preset": "any model", "role": "any", "ablated": "feature", "label": "untouched", "split": "prompts"}
 _FILLED = [*_DEFAULTS, "method", "settings", "tokens", "intervention", "is_fluent_story", "failed", "relative_edit_norm"]
@@ -57,7 +58,8 @@ def explorer(table: pd.DataFrame, references: Mapping[str, ReferenceTexts] | Non
             chunk.add(identity, rows)
         chunks.append(_packed(chunk.content()))
     colours = {"methods": HUES, "verdicts": _VERDICT_COLOURS}
-    return HTML(_page({"features": features, "settings": settings, "verdicts": VERDICTS, "colours": colours}, chunks, missing))
+    data = {"features": features, "settings": settings, "verdicts": VERDICTS, "colours": colours, "order": list(METHODS)}
+    return HTML(_page(data, chunks, missing))
 
 
 def _checked(name: str, references: Any) -> ReferenceTexts:

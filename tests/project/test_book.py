@@ -31,7 +31,7 @@ def test_embedded_models_side_by_side(column, name):
     largest = [line[column] for line in lines if line[0].startswith("largest")]
     assert largest == [f"{max(values):.3f} (hook point {values.index(max(values))})" for values in (fvu, added)]
     for role, figure in figures["roles"].items():
-        assert said[role] == f"{figure['score']:.2f} ({figure['recall']:.0%}, {figure['precision']:.0%})".replace("%", " %")
+        assert said[role] == f"{figure['score']:.2f} ({figure['recall']:.0%}, {figure['precision']:.0%})"
 
 
 def test_every_page_is_in_the_table_of_contents_and_the_other_way_round():
