@@ -39,7 +39,7 @@ playground: .venv/installed
 # Two processes of one thread each: what the tests compute is small, and more threads hardly help it.
 test: export OMP_NUM_THREADS := 1
 test: .venv/installed lint
-	$(BIN)/pytest -n 2 --dist loadscope
+	$(BIN)/pytest -n 2 --dist worksteal
 	$(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=86400 notebooks
 
 # Needs `make book` before, and chromium.
