@@ -124,7 +124,7 @@
     };
 
     const fill = (select, entries, value) =>
-      select.replaceChildren(...entries.map(([text, own]) => new Option(text, own, false, own === value)));
+      select.replaceChildren(...entries.map(([text, own]) => new Option(text, own, false, String(own) === String(value))));
     const known = (edit) => edit ?? Infinity;
     const best = (ones) => ones.reduce((a, b) => (b.share > a.share || (b.share === a.share && known(b.edit) < known(a.edit)) ? b : a));
 
