@@ -2,7 +2,7 @@
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,16 @@ from crosscoder_utils.engine import (
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.tokens import continuation
 from crosscoder_utils.io.torch_defaults import own_settings
-from crosscoder_utils.io.validation import chosen, finite_number, flag, instance, instances, texts, whole_number
+from crosscoder_utils.io.validation import (
+    Progress,
+    checked_progress,
+    chosen,
+    finite_number,
+    instance,
+    instances,
+    texts,
+    whole_number,
+)  # fmt: skip
 from crosscoder_utils.loading import Setup
 
 RECORDS = ("target", "everything", "nothing")
@@ -103,7 +112,7 @@ def generate(
     record: str = "target",
     memory_gb: float = 2.0,
     batch_size: int = 512,
-    progress: bool | Callable[[int], object] = False,
+    progress: Progress = False,
     sampler: Sampler | None = None,
 ) -> Generations:
     """Complete prompts under interventions.
@@ -141,7 +150,7 @@ def generate(
     max_new_tokens, batch_size = whole_number("max_new_tokens", max_new_tokens, 1), whole_number("batch_size", batch_size, 1)
     record, memory_gb = chosen("record", record, RECORDS), finite_number("memory_gb", memory_gb, 0, 1e6)
     sampler = sampler or Sampler(temperature, top_k, seed)
-    progress = progress if callable(progress) else flag("progress", progress)
+    progress = checked_progress(progress)
     requests = make_requests(setup, *as_rows(setup, prompts, intervention), max_new_tokens)
 
     results: dict[int, Generation] = {}

@@ -4,7 +4,7 @@ from typing import Any
 
 from crosscoder_utils.io.error_messages import shown
 from crosscoder_utils.io.tokens import leading_bos, token_ids
-from crosscoder_utils.io.validation import LARGEST, instance, texts, whole_number
+from crosscoder_utils.io.validation import LARGEST, instance, mapped, texts, whole_number
 from crosscoder_utils.loading import Setup
 
 
@@ -24,6 +24,17 @@ def checked_feature(feature: Any, n_features: int) -> int:
     if not 0 <= number < n_features:
         raise IndexError(f"feature {number} does not exist; this crosscoder has features 0..{n_features - 1}")
     return number
+
+
+def checked_features(setup: Any, features: Any) -> dict[str, int]:
+    """Role -> feature, if the setup is one and its crosscoder has them.
+
+    Raises:
+        ValueError: If it is no mapping of names to whole numbers.
+        IndexError: If there is no such feature.
+    """
+    n_features = checked_setup(setup).crosscoder.n_features
+    return mapped("features", features, lambda _, one: checked_feature(one, n_features), "roles to features")
 
 
 def readable(setup: Setup, texts: list[str], room_for: int = 0) -> list[str]:

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool
 
-from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup, readable
+from crosscoder_utils.analysis.argument_checks import checked_feature, checked_features, checked_setup, readable
 from crosscoder_utils.analysis.encoded_texts import EncodedText, encode_texts, some_encoded, whole_characters, with_feature
 from crosscoder_utils.analysis.mediation import N_PROMPTS, mediators
 from crosscoder_utils.analysis.sparse_activations import SparseActivations
@@ -206,8 +206,7 @@ def save_features(setup: Setup, features: Mapping[str, Integral], path: str | Pa
     Raises:
         IndexError: If the crosscoder has no such feature.
     """
-    path, n_features = check_writable_file(path), checked_setup(setup).crosscoder.n_features
-    numbers = mapped("features", features, lambda _, feature: checked_feature(feature, n_features), "roles to features")
+    path, numbers = check_writable_file(path), checked_features(setup, features)
     write_json(path, {"crosscoder": setup.crosscoder.digest(), "features": numbers})
     return path
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup
 from crosscoder_utils.analysis.encoded_texts import encode_texts
 from crosscoder_utils.analysis.feature_cards import feature_card
-from crosscoder_utils.analysis.sweeps import Progress, sweep
+from crosscoder_utils.analysis.sweeps import sweep
 from crosscoder_utils.hooks import residual_hooks
 from crosscoder_utils.interventions import Ablate
 from crosscoder_utils.io.tokens import padded
 from crosscoder_utils.io.torch_defaults import own_settings
-from crosscoder_utils.io.validation import Texts, several, texts
+from crosscoder_utils.io.validation import Progress, Texts, several, texts
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.methods import ManyLayers, SingleLayer
 

@@ -13,12 +13,12 @@ from crosscoder_utils.analysis.metrics import content_residuals
 from crosscoder_utils.analysis.screen import screen
 from crosscoder_utils.analysis.sparse_activations import encode_sparse
 from crosscoder_utils.analysis.statistics import TOLERANCE
-from crosscoder_utils.analysis.sweeps import Progress, checked_progress, sweep
+from crosscoder_utils.analysis.sweeps import sweep
 from crosscoder_utils.generation import generate
 from crosscoder_utils.interventions import Ablate
 from crosscoder_utils.io.files import check_writable
 from crosscoder_utils.io.torch_defaults import own_settings
-from crosscoder_utils.io.validation import numbers, whole_number
+from crosscoder_utils.io.validation import Progress, checked_progress, numbers, whole_number
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.methods import ManyLayers
 

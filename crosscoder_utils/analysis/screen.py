@@ -14,11 +14,12 @@ from jaxtyping import Bool
 from crosscoder_utils.analysis.attribution import estimated_effects
 from crosscoder_utils.analysis.screen_arguments import checked_estimate, checked_prompts, checked_running, checked_settings
 from crosscoder_utils.analysis.screen_rows import ScreenOptions, ScreenTask, known_scores
-from crosscoder_utils.analysis.sweeps import Progress, Workers, computed_rows
+from crosscoder_utils.analysis.sweeps import Workers, computed_rows
 from crosscoder_utils.analysis.untouched import Firing, firing_of, usual_activations
 from crosscoder_utils.generation import Generation, as_rows, generate
 from crosscoder_utils.interventions import Ablate, Clamp, Intervention, Steer
 from crosscoder_utils.io.torch_defaults import own_settings
+from crosscoder_utils.io.validation import Progress
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.methods.base import Method, SearchMethod
 from crosscoder_utils.prompts import TokenScope

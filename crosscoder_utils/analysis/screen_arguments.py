@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup, checked_texts
-from crosscoder_utils.analysis.sweeps import Progress, Workers, checked_progress
+from crosscoder_utils.analysis.sweeps import Workers
 from crosscoder_utils.io.error_messages import shown
 from crosscoder_utils.io.files import check_writable
 from crosscoder_utils.io.validation import (
+    Progress,
+    checked_progress,
     chosen,
     finite_number,
     instance,

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from crosscoder_utils.analysis.metrics import SCORES, score
 from crosscoder_utils.analysis.story_measures import text_measures
-from crosscoder_utils.analysis.sweeps import Options, Progress, Row, Task
+from crosscoder_utils.analysis.sweeps import Options, Row, Task
 from crosscoder_utils.engine import Request, Sampler
 from crosscoder_utils.engine.reading import kl_divergence
 from crosscoder_utils.forward import run
 from crosscoder_utils.generation import Generation, generate
+from crosscoder_utils.io.validation import Progress
 from crosscoder_utils.loading import Setup
 
 ROWS_AT_ONCE = 32

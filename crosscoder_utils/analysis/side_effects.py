@@ -13,13 +13,13 @@ from jaxtyping import Float
 from crosscoder_utils.analysis.argument_checks import checked_setup, checked_texts, readable
 from crosscoder_utils.analysis.store import check_columns, settings_text
 from crosscoder_utils.analysis.stored_settings import interventions_of
-from crosscoder_utils.analysis.sweeps import Options, Progress, Row, Task, Workers, computed_rows
+from crosscoder_utils.analysis.sweeps import Options, Row, Task, Workers, computed_rows
 from crosscoder_utils.engine import text_requests
 from crosscoder_utils.forward import run
 from crosscoder_utils.generation import as_rows, generate, make_requests
 from crosscoder_utils.interventions import Intervention
 from crosscoder_utils.io.files import check_writable
-from crosscoder_utils.io.validation import Texts, flag, instance, instances, whole_number
+from crosscoder_utils.io.validation import Progress, Texts, flag, instance, instances, whole_number
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import split_at_marker
 

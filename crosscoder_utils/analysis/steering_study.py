@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup
+from crosscoder_utils.analysis.argument_checks import checked_features
 from crosscoder_utils.analysis.discovery import activation_statistics, conditions
 from crosscoder_utils.analysis.screen import make_intervention
 from crosscoder_utils.analysis.statistics import best_settings
 from crosscoder_utils.analysis.studies import with_others
-from crosscoder_utils.analysis.sweeps import Progress, sweep
+from crosscoder_utils.analysis.sweeps import sweep
 from crosscoder_utils.interventions import Intervention
-from crosscoder_utils.io.validation import mapped, numbers, several, whole_number
+from crosscoder_utils.io.validation import Progress, numbers, several, whole_number
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.methods import ManyLayers, Perturbation, SingleLayer
 from crosscoder_utils.prompts import from_marker
@@ -83,8 +83,7 @@ def steering_study(
         ValueError: If an argument is out of range, or a first token lies outside a prompt; before anything is computed.
         IndexError: If the crosscoder has no such feature.
     """
-    n_features = checked_setup(setup).crosscoder.n_features
-    features = mapped("features", features, lambda _, one: checked_feature(one, n_features), "roles to features")
+    features = checked_features(setup, features)
     strengths, starts = numbers("strengths", strengths), several("starts", starts, "whole numbers")
     ways = {f"point {point}": SingleLayer(point) for point in range(setup.n_points)} | {"all points": ManyLayers(1.0)}
     ways |= {"perturbation": Perturbation(learning_rate)}

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup
+from crosscoder_utils.analysis.argument_checks import checked_features, checked_setup
 from crosscoder_utils.analysis.metrics import score
 from crosscoder_utils.analysis.store import StoredRows, assets_of, row_id_of
 from crosscoder_utils.generation import generate
@@ -20,7 +20,7 @@ from crosscoder_utils.io.datasets import SPLITS, read_rows
 from crosscoder_utils.io.files import user_path
 from crosscoder_utils.io.tokens import padded, token_ids, token_texts
 from crosscoder_utils.io.torch_defaults import own_settings
-from crosscoder_utils.io.validation import mapped, several, whole_numbers
+from crosscoder_utils.io.validation import several, whole_numbers
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.prompts import remove_tag, split_at_marker
 
@@ -49,8 +49,7 @@ def stored_completions(
     Raises:
         ValueError: If a folder is a file, or it or a file of rows in it cannot be read. The line names it, and the remedy.
     """
-    n_features = checked_setup(setup).crosscoder.n_features
-    features = mapped("features", features or {}, lambda _, one: checked_feature(one, n_features), "roles to features")
+    features = checked_features(setup, features or {})
     folders = [folders] if isinstance(folders, str | Path) else several("folders", folders, "folders")
     files = [StoredRows(folder) for folder in folders if user_path(folder).exists()]
     tables = [rows for one in files if len(rows := one.completions(setup.preset.name))]

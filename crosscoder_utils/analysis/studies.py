@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from crosscoder_utils.analysis.argument_checks import checked_feature, checked_setup, readable
+from crosscoder_utils.analysis.argument_checks import checked_features, checked_setup, readable
 from crosscoder_utils.analysis.controls import (
     firing_tokens,
     frequency_matched_feature,
@@ -14,13 +14,13 @@ from crosscoder_utils.analysis.controls import (
 )
 from crosscoder_utils.analysis.metrics import score, token_losses
 from crosscoder_utils.analysis.statistics import NEEDED, best_settings, rates_in
-from crosscoder_utils.analysis.sweeps import Progress, Workers, ablation_grid, sweep
+from crosscoder_utils.analysis.sweeps import Workers, ablation_grid, sweep
 from crosscoder_utils.generation import generate
 from crosscoder_utils.interventions import Ablate
 from crosscoder_utils.io.checked_tables import checked_table
 from crosscoder_utils.io.files import check_writable
 from crosscoder_utils.io.tokens import token_ids
-from crosscoder_utils.io.validation import chosen, finite_number, mapped, texts, whole_number, whole_numbers
+from crosscoder_utils.io.validation import Progress, chosen, finite_number, mapped, texts, whole_number, whole_numbers
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.methods import Perturbation
 from crosscoder_utils.prompts import remove_tag
@@ -69,7 +69,7 @@ def ablation_experiment(
     Returns:
         The columns of `sweep`; `role`; `ablated`, one of `ABLATED`; and `split`, "selection" or "held out".
     """
-    features, folder = _checked_features(setup, features), check_writable(folder)
+    features, folder = checked_features(setup, features), check_writable(folder)
     n_prompts, n_held_out = whole_number("n_prompts", n_prompts, 1), whole_number("n_held_out", n_held_out)
     ablated, seed = [chosen("ablated", one, ABLATED) for one in texts("ablated", ablated)], whole_number("seed", seed)
     if n_held_out and "feature" not in ablated:
@@ -128,7 +128,7 @@ def steps_experiment(
     Returns:
         The columns of `sweep`, and `role`.
     """
-    features, folder = _checked_features(setup, features), check_writable(folder)
+    features, folder = checked_features(setup, features), check_writable(folder)
     rates = mapped("learning_rates", learning_rates, lambda name, rate: finite_number(name, rate, 0), "roles to learning rates")
     without = [role for role in features if role not in rates]
     if without:
@@ -217,11 +217,6 @@ def best_by_method(table: pd.DataFrame, tolerance: float | None = None, rate: st
             f"rate={rate!r}; give ablation_experiment the same tolerance and rate"
         )
     return best.join(held_out, on="setting")
-
-
-def _checked_features(setup: Setup, features: Mapping[str, int]) -> dict[str, int]:
-    n_features = checked_setup(setup).crosscoder.n_features
-    return mapped("features", features, lambda _, feature: checked_feature(feature, n_features), "roles to features")
 
 
 def _of_the_feature(table: pd.DataFrame, needed: Sequence[str], filled: Sequence[str] = ()) -> pd.DataFrame:

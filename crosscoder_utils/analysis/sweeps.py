@@ -1,9 +1,9 @@
 """Sweeps: every intervention of a grid on every prompt, as one table, stored on disk if a folder is given."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import pandas as pd
 from tqdm import tqdm
@@ -12,7 +12,17 @@ from crosscoder_utils.analysis.metrics import overshoot, score
 from crosscoder_utils.analysis.store import RowFiles, assets_of, check_columns, row_id, settings_text, storable
 from crosscoder_utils.generation import RECORDS, as_rows, generate, make_requests
 from crosscoder_utils.interventions import Ablate, Intervention
-from crosscoder_utils.io.validation import Texts, chosen, flag, instance, instances, numbers, texts, whole_number
+from crosscoder_utils.io.validation import (
+    Progress,
+    Texts,
+    checked_progress,
+    chosen,
+    instance,
+    instances,
+    numbers,
+    texts,
+    whole_number,
+)
 from crosscoder_utils.loading import Setup
 from crosscoder_utils.methods import ManyLayers, Perturbation, SingleLayer
 
@@ -20,15 +30,8 @@ SINGLE_LAYER_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 MANY_LAYERS_SCALES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 LEARNING_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
 
-Progress = bool | Callable[[int], object]
-"""Whether to show a progress bar, or a function that is called with the number of rows that have just ended."""
 Row = tuple[Intervention | None, str]
 """What gives one row of the table: an intervention, or None for none, and a prompt."""
-
-
-def checked_progress(progress: Any) -> Progress:
-    """Raise a `ValueError` if it is neither a function nor True or False."""
-    return progress if callable(progress) else flag("progress", progress)
 
 
 def ablation_grid(

@@ -198,6 +198,15 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+Progress = bool | Callable[[int], object]
+"""Whether to show a progress bar, or a function that is called with the number of rows that have just ended."""
+
+
+def checked_progress(progress: Any) -> Progress:
+    """The argument `progress`, if it is a function, or True or False."""
+    return progress if callable(progress) else flag("progress", progress)
+
+
 def chosen(name: str, value: Any, choices: Iterable[str]) -> str:
     """The argument `name`, if it is one of the choices."""
     if not isinstance(value, str) or value not in choices:
